@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+// The arguments of the backend's ops: plain views, owned by nobody.
+#pragma once
+#include <cstdint>
+
+#include "base/tensor.h"
+
+namespace neox {
+
+enum class Act : uint8_t { none, gelu, gelu_tanh, relu, silu };  // gelu: by erf
+
+struct Norm {
+  Tensor gamma, beta;  // [1, hidden] f32
+  float eps = 1e-5f;
+};
+struct Linear {
+  Tensor weight;  // rows = outputs, cols = inputs; data in the backend's packed layout
+  Tensor bias;    // [1, outputs] f32, or empty
+};
+/// One layer's part of the paged KV cache. A page's inner layout is the backend's own.
+struct KvPages {
+  void *k = nullptr, *v = nullptr;
+  DType dtype = DType::f32;
+  int32_t heads = 0, head_dim = 0, block = 16;  // block: positions in a page
+};
+struct Rope {
+  const float* cos_sin = nullptr;  // [max_positions, 2 * half]: half cosines, then half sines
+  int32_t half = 0;                // element i < half is rotated with element i + half
+};
+
+/// What changes between steps: launch bounds, and pointers into the one StepBuffer.
+struct Step {
+  int32_t tokens = 0, seqs = 0, outs = 0;
+  int32_t max_q = 0, max_kv = 0;     // longest query chunk and longest KV of a sequence
+  const int32_t* ids = nullptr;      // [tokens]
+  const int32_t* pos = nullptr;      // [tokens]
+  const int32_t* slot = nullptr;     // [tokens] page * block + offset; -1 = padding row, nothing is stored
+  const int32_t* q_start = nullptr;  // [seqs + 1] first token row of each sequence
+  const int32_t* kv_len = nullptr;   // [seqs] positions known once this step is stored
+  const int32_t* blocks = nullptr;   // [seqs, blocks_ld] page tables
+  int32_t blocks_ld = 0;
+  const int32_t* out_rows = nullptr;  // [outs] token rows whose logits are asked, in any number per sequence
+};
+
+struct EmbedArgs {
+  Tensor out;          // [tokens, hidden]
+  const int32_t* ids;  // [tokens]
+  Tensor table;        // [vocab, hidden] row-major
+};
+struct AddNormArgs {  // x += add + bias; out = norm(x); out2 = norm2(x)
+  Tensor x;           // [tokens, hidden] f32
+  Tensor add = {};    // [tokens, hidden] or empty
+  Tensor bias = {};   // [1, hidden] f32 or empty
+  const Norm* norm = nullptr;
+  Tensor out = {};
+  const Norm* norm2 = nullptr;
+  Tensor out2 = {};
+};
+struct LinearArgs {  // out = act(x W^T + bias); parts of one call that name the same out add up in order
+  Tensor out;        // [tokens, outputs]
+  Tensor x;          // [tokens, inputs]
+  const Linear& w;
+  Act act = Act::none;
+};
+struct AttentionArgs {  // rotate q and k, store k and v in their pages, attend causally
+  Tensor out;           // [tokens, heads * head_dim]
+  Tensor qkv;           // [tokens, heads * 3 * head_dim], each head's q, k, v side by side
+  KvPages kv;
+  const Step& step;
+  Rope rope;
+  float scale;
+};
+struct GatherArgs {
+  Tensor out;           // [count, cols]
+  Tensor x;             // [tokens, cols]
+  const int32_t* rows;  // [count]
+};
+struct CopyBlocksArgs {
+  KvPages kv;
+  const int32_t* pairs;  // [count, 2] from page, to page
+  int32_t count;
+};
+
+/// How one output row is sampled, or which given token is scored.
+struct SampleRow {
+  int32_t row = 0;     // out row; a row may be named several times
+  int32_t token = -1;  // >= 0: not drawn, its log-prob and rank are asked
+  uint32_t seed_lo = 0, seed_hi = 0;
+  int32_t index = 0;        // of the sample within its request
+  int32_t position = 0;     // of the token to draw
+  float temperature = 0.f;  // 0 = greedy
+  float top_p = 1.f, min_p = 0.f;
+  int32_t top_k = 0;                     // 0 = all
+  int32_t bans_begin = 0, bans_end = 0;  // range of SampleArgs::bans
+};
+enum SampleFlag : int32_t { kNonFinite = 1, kAllBanned = 2 };
+struct Sample {
+  int32_t id = 0;       // 0 where flags is not 0
+  float logprob = 0.f;  // natural log of softmax(logits)[id], before temperature and filters
+  int32_t rank = 0;     // how many ids are more probable
+  int32_t flags = 0;    // SampleFlag
+};
+struct SampleArgs {
+  Tensor logits;          // [rows, vocab] f32, only read; its first row is out row `first`
+  const SampleRow* rows;  // [count]
+  int32_t count;
+  int32_t limit;        // ids >= limit are banned
+  const int32_t* bans;  // ids banned in single rows
+  Sample* out;          // [count]
+  int32_t top_n;        // most probable ids to report, 0 = none
+  int32_t* top_ids;     // [count, top_n]
+  float* top_logprobs;  // [count, top_n]
+  int32_t first = 0;
+};
+
+}  // namespace neox

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// The boundary between the model, written once, and the devices that run it.
+#pragma once
+#include <cstddef>
+#include <initializer_list>
+#include <memory>
+#include <string>
+
+#include "backend/args.h"
+#include "neox/error.h"
+
+namespace neox {
+
+/// A device's memory and ops. An op never allocates, never waits, and keeps no state between calls; ops run in call order.
+/// There are no default implementations: a backend has every op or does not compile.
+class NEOX_API Backend {
+ public:
+  virtual ~Backend();
+  virtual std::string name() const = 0;      // "cpu", "cuda"
+  virtual std::string describe() const = 0;  // "cpu (avx512, 2 threads)"
+
+  virtual int64_t memory_free() const = 0;   // bytes that a KV cache may count on
+  virtual void* allocate(size_t bytes) = 0;  // 256-byte aligned, contents undefined; throws Error(memory)
+  virtual void release(void* p) noexcept = 0;
+  virtual void upload(void* to, const void* from, size_t bytes) = 0;    // in order with the ops
+  virtual void download(void* to, const void* from, size_t bytes) = 0;  // in order with the ops; `to` is whole after synchronize
+  virtual void synchronize() = 0;
+
+  virtual DType activation_dtype(DType model) const = 0;  // of the operands of linear and attention
+  virtual size_t packed_bytes(int64_t outputs, int64_t inputs, DType dtype) const = 0;
+  /// Brings a row-major host weight [outputs, inputs] into this backend's layout at `to` and returns the view for Linear::weight.
+  virtual Tensor pack(void* to, const Tensor& weight, DType dtype) = 0;
+  virtual size_t page_bytes(const KvPages& kv) const = 0;  // of k alone, or v alone, in one page
+  /// Sizes the workspace, once, before the first op.
+  virtual void reserve(int32_t max_tokens, int32_t max_kv, int32_t heads, int32_t vocab) = 0;
+
+  virtual void embed(const EmbedArgs&) = 0;
+  virtual void add_norm(const AddNormArgs&) = 0;
+  virtual void linear(std::initializer_list<LinearArgs> parts) = 0;  // one or two
+  virtual void attention(const AttentionArgs&) = 0;
+  virtual void gather_rows(const GatherArgs&) = 0;
+  virtual void copy_blocks(const CopyBlocksArgs&) = 0;
+  virtual void sample(const SampleArgs&) = 0;
+};
+
+struct BackendConfig {
+  std::string device = "auto";  // "auto", "cpu", "cuda"
+  std::string isa = "auto";     // CPU kernels
+  int32_t num_threads = 0;      // CPU threads, 0 = all this process may use
+};
+std::unique_ptr<Backend> make_backend(const BackendConfig& config);
+
+/// A backend that lives in a plugin exports `extern "C" neox::Backend* neox_make_backend(int abi)`.
+constexpr int kBackendAbi = 1;
+
+}  // namespace neox

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/plugin.h"
+
+#include <dlfcn.h>
+
+#include "base/check.h"
+
+namespace neox {
+
+void* plugin_symbol(const std::string& file, const char* symbol) {
+  Dl_info self;
+  std::string folder = ".";
+  if (dladdr(reinterpret_cast<void*>(&plugin_symbol), &self) && self.dli_fname) {
+    const std::string path = self.dli_fname;
+    if (const auto slash = path.rfind('/'); slash != std::string::npos) folder = path.substr(0, slash);
+  }
+  void* handle = dlopen((folder + "/" + file).c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!handle) fail(ErrorKind::unsupported, dlerror());
+  void* found = dlsym(handle, symbol);
+  if (!found) fail(ErrorKind::unsupported, folder, "/", file, " has no symbol ", symbol);
+  return found;
+}
+
+}  // namespace neox

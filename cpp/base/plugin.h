@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <string>
+
+namespace neox {
+
+/// Loads the shared library `file` from the folder that holds this library and returns its symbol.
+/// Stays loaded for the life of the process. Throws Error(unsupported) with the loader's own words.
+void* plugin_symbol(const std::string& file, const char* symbol);
+
+}  // namespace neox

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/thread_pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+
+#include <algorithm>
+
+#include "base/platform.h"
+
+namespace neox {
+namespace {
+
+// Long enough to bridge the gap between two ops, short enough that an idle engine costs nothing.
+constexpr int kSpins = 20000;
+
+void wait_while(std::atomic<int>& a, int value) {
+  for (int i = 0; i < kSpins; i++) {
+    if (a.load(std::memory_order_acquire) != value) return;
+    relax();
+  }
+  a.wait(value, std::memory_order_acquire);
+}
+
+void release(std::atomic<int>& a) {
+  a.fetch_add(1, std::memory_order_release);
+  a.notify_all();
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int threads) : size_(std::max(threads, 1)) {
+  // Signals are the business of the threads that the program itself made.
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  for (int t = 1; t < size_; t++) threads_.emplace_back([this, t] { work(t); });
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+ThreadPool::~ThreadPool() {
+  stop_ = true;
+  release(go_);
+  for (auto& t : threads_) t.join();
+}
+
+void ThreadPool::work(int thread) {
+  for (int seen = 0;; seen++) {
+    wait_while(go_, seen);
+    if (stop_) return;
+    call_(fn_, thread);
+    barrier();
+  }
+}
+
+void ThreadPool::run(Call call, void* fn) {
+  if (size_ == 1) return call(fn, 0);
+  call_ = call, fn_ = fn;
+  release(go_);
+  call(fn, 0);
+  barrier();
+}
+
+void ThreadPool::barrier() {
+  const int phase = phase_.load(std::memory_order_acquire);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
+    arrived_.store(0, std::memory_order_relaxed);
+    release(phase_);
+  } else {
+    wait_while(phase_, phase);
+  }
+}
+
+int available_cores() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
+}  // namespace neox

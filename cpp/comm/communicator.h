@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// The data plane between ranks: tensors, in order with the backend's ops.
+#pragma once
+#include "base/tensor.h"
+
+namespace neox {
+
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  virtual void all_reduce(Tensor x) = 0;                      // sum over ranks, in place
+  virtual void all_gather_cols(Tensor out, Tensor part) = 0;  // out = the ranks' parts side by side
+  virtual void send(Tensor x, int to) = 0;
+  virtual void recv(Tensor x, int from) = 0;
+};
+
+}  // namespace neox

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/cpu_backend.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cassert>
+#include <cstring>
+#include <fstream>
+
+#include "base/check.h"
+#include "cpu/cpu_backend_impl.h"
+
+namespace neox {
+
+std::unique_ptr<Backend> make_cpu_backend(const std::string& isa, int num_threads) {
+  const Kernels* best = nullptr;
+  for (const IsaEntry& entry : isa_table()) {
+    const bool named = isa == entry.kernels->name;
+    if (named && !entry.supported) fail(ErrorKind::unsupported, "isa is '", isa, "', which this processor does not have");
+    if (entry.supported && (named || isa == "auto")) best = entry.kernels;
+  }
+  require(best != nullptr, "isa is '", isa, "', expected auto, or one that this build has: generic, on x86-64 also avx2 and avx512");
+  return std::make_unique<CpuBackend>(*best, num_threads > 0 ? num_threads : available_cores());
+}
+
+CpuBackend::CpuBackend(const Kernels& kernels, int threads) : kernels_(kernels), pool_(threads), scratch_(size_t(pool_.size())) {
+  for (Scratch& s : scratch_) s.wide.resize(kWideBytes / sizeof(float));
+}
+
+std::string CpuBackend::describe() const { return concat(kernels_.name, ", ", pool_.size(), pool_.size() == 1 ? " thread" : " threads"); }
+
+int64_t CpuBackend::memory_free() const {
+  int64_t available = int64_t(1) << 30;  // where the system does not say
+  std::ifstream meminfo("/proc/meminfo");
+  for (std::string key; meminfo >> key; meminfo.ignore(256, '\n'))
+    if (int64_t kib; key == "MemAvailable:" && meminfo >> kib) available = kib << 10;
+  int64_t limit, used;  // a container's own limit, if it has one
+  if (std::ifstream("/sys/fs/cgroup/memory.max") >> limit && std::ifstream("/sys/fs/cgroup/memory.current") >> used)
+    available = std::min(available, std::max<int64_t>(limit - used, 0));
+  return available;
+}
+
+// Whole 2 MiB pages for what is large: a walk over packed weights then touches few of them.
+constexpr size_t kHuge = size_t(2) << 20;
+
+void* CpuBackend::allocate(size_t bytes) {
+  const size_t alignment = bytes >= 2 * kHuge ? kHuge : 256;
+  void* p = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+  if (!p) fail(ErrorKind::memory, "cannot allocate ", bytes, " bytes of host memory");
+  if (alignment == kHuge) madvise(p, bytes, MADV_HUGEPAGE);
+  return p;
+}
+
+void CpuBackend::release(void* p) noexcept { std::free(p); }
+void CpuBackend::upload(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
+void CpuBackend::download(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
+
+size_t CpuBackend::packed_bytes(int64_t outputs, int64_t inputs, DType dtype) const {
+  return panels_of(outputs) * panel_bytes(inputs, dtype);
+}
+
+namespace {
+
+/// One panel of 16 outputs from row p * 16 of w on; see kernels.h for the layout.
+template <DType From, DType To> void pack_panel(const Tensor& w, int64_t p, char* panel) {
+  constexpr int64_t kPair = To == DType::bf16 ? 2 : 1;  // k side by side in a lane
+  std::memset(panel, 0, panel_bytes(w.cols, To));
+  for (int64_t lane = 0; lane < std::min<int64_t>(kLanes, w.rows - p * kLanes); lane++) {
+    const void* row = w.from(p * kLanes + lane).data;
+    for (int64_t k = 0; k < w.cols; k++)
+      store_from_f32<To>(panel, k / kPair * kPair * kLanes + lane * kPair + k % kPair, load_as_f32<From>(row, k));
+  }
+}
+
+}  // namespace
+
+Tensor CpuBackend::pack(void* to, const Tensor& w, DType dtype) {
+  pool_.split(panels_of(w.rows), [&](int64_t begin, int64_t end) {
+    dispatch(w.dtype, [&](auto from) {
+      dispatch(dtype, [&](auto target) {
+        for (int64_t p = begin; p < end; p++) pack_panel<from, target>(w, p, static_cast<char*>(to) + p * panel_bytes(w.cols, dtype));
+      });
+    });
+  });
+  return {.data = to, .rows = w.rows, .cols = w.cols, .ld = w.cols, .dtype = dtype};
+}
+
+size_t CpuBackend::page_bytes(const KvPages& kv) const { return size_t(PageLayout(kv).page) * size_of(kv.dtype); }
+
+void CpuBackend::reserve(int32_t max_tokens, int32_t max_kv, int32_t heads, int32_t vocab) {
+  scores_ld_ = (int64_t(max_kv) + kLanes - 1) / kLanes * kLanes;
+  items_.reserve(size_t(max_tokens) * heads);
+  for (Scratch& s : scratch_) {
+    s.scores.resize(size_t(kernels_.attention_rows) * scores_ld_);
+    s.weights.resize(size_t(vocab));
+    s.ids.reserve(size_t(vocab));
+  }
+}
+
+void CpuBackend::add_norm(const AddNormArgs& a) {
+  pool_.split(a.x.rows, [&](int64_t begin, int64_t end) { kernels_.add_norm(a, begin, end); });
+}
+
+void CpuBackend::linear(std::initializer_list<LinearArgs> parts) {
+  // Parts with one `out` have the same panels in the same thread, so they need no barrier between them.
+  pool_.run([&](int thread) {
+    for (const LinearArgs* part = parts.begin(); part != parts.end(); part++) {
+      const int64_t panels = panels_of(part->w.weight.rows);
+      const int64_t begin = panels * thread / pool_.size(), end = panels * (thread + 1) / pool_.size();
+      const bool accumulate = part != parts.begin() && part->out.data == parts.begin()->out.data;
+      if (begin < end) kernels_.linear({.args = *part, .accumulate = accumulate, .wide = scratch_[size_t(thread)].wide.data()}, begin, end);
+    }
+  });
+}
+
+/// Cuts the op into tiles of rows and ranges of heads: one head at a time for many rows, whose keys then stay in the cache; as many head
+/// ranges as threads for single rows.
+void CpuBackend::list_attention(const AttentionArgs& a) {
+  items_.clear();
+  int64_t cost = 0;
+  for (int32_t seq = 0; seq < a.step.seqs; seq++) {
+    const int32_t rows = a.step.q_start[seq + 1] - a.step.q_start[seq], seen = a.step.kv_len[seq] - rows;
+    const int32_t tiles = (rows + kernels_.attention_rows - 1) / kernels_.attention_rows;
+    const int32_t ranges = tiles == 1 ? std::min(a.kv.heads, pool_.size()) : a.kv.heads;
+    for (int32_t range = 0; range < ranges; range++)
+      for (int32_t tile = 0; tile < tiles; tile++) {
+        const int32_t head = a.kv.heads * range / ranges, heads = a.kv.heads * (range + 1) / ranges - head;
+        const int32_t row = rows * tile / tiles, n = rows * (tile + 1) / tiles - row;
+        cost += int64_t(heads) * n * (seen + row + n);
+        items_.push_back({.seq = seq, .row = row, .rows = n, .head = head, .heads = heads, .cost = cost});
+      }
+  }
+}
+
+void CpuBackend::attention(const AttentionArgs& a) {
+  list_attention(a);
+  const int64_t tokens = a.qkv.rows, total = items_.empty() ? 0 : items_.back().cost;
+  pool_.run([&](int thread) {
+    const int n = pool_.size();
+    kernels_.rotate_append(a, tokens * thread / n, tokens * (thread + 1) / n);
+    pool_.barrier();                  // a sequence's keys may have been stored by other threads
+    auto boundary = [&](int64_t t) {  // first item that ends past t / n of the cost
+      return std::partition_point(items_.begin(), items_.end(), [&](const AttentionItem& i) { return i.cost * n <= total * t; });
+    };
+    const auto end = thread + 1 == n ? items_.end() : boundary(thread + 1);
+    Scratch& scratch = scratch_[size_t(thread)];
+    for (auto item = thread == 0 ? items_.begin() : boundary(thread); item != end; ++item)
+      kernels_.attend({.args = a, .scores = scratch.scores.data(), .scores_ld = scores_ld_}, *item);
+  });
+}
+
+}  // namespace neox

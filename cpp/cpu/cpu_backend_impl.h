@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <vector>
+
+#include "backend/backend.h"
+#include "base/thread_pool.h"
+#include "cpu/kernels.h"
+
+namespace neox {
+
+/// Host memory, a thread pool, and the kernels of one instruction set. Weights may be 16-bit; activations and arithmetic are f32.
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(const Kernels& kernels, int threads);
+
+  std::string name() const override { return "cpu"; }
+  std::string describe() const override;
+  int64_t memory_free() const override;
+  void* allocate(size_t bytes) override;
+  void release(void* p) noexcept override;
+  void upload(void* to, const void* from, size_t bytes) override;
+  void download(void* to, const void* from, size_t bytes) override;
+  void synchronize() override {}
+
+  DType activation_dtype(DType) const override { return DType::f32; }
+  size_t packed_bytes(int64_t outputs, int64_t inputs, DType dtype) const override;
+  Tensor pack(void* to, const Tensor& weight, DType dtype) override;
+  size_t page_bytes(const KvPages& kv) const override;
+  void reserve(int32_t max_tokens, int32_t max_kv, int32_t heads, int32_t vocab) override;
+
+  void embed(const EmbedArgs&) override;
+  void add_norm(const AddNormArgs&) override;
+  void linear(std::initializer_list<LinearArgs> parts) override;
+  void attention(const AttentionArgs&) override;
+  void gather_rows(const GatherArgs&) override;
+  void copy_blocks(const CopyBlocksArgs&) override;
+  void sample(const SampleArgs&) override;
+
+ private:
+  struct Scratch {               // of one thread
+    std::vector<float> wide;     // [kWideBytes / 4] widened weights
+    std::vector<float> scores;   // [attention_rows, scores_ld_]
+    std::vector<float> weights;  // [vocab] exp of logits
+    std::vector<int32_t> ids;    // [vocab] candidates
+  };
+  void sample_row(const SampleArgs&, int32_t i, Scratch&) const;
+  void list_attention(const AttentionArgs&);
+
+  const Kernels& kernels_;
+  ThreadPool pool_;
+  std::vector<Scratch> scratch_;      // [threads]
+  std::vector<AttentionItem> items_;  // of the attention op at hand
+  int64_t scores_ld_ = 0;
+};
+
+}  // namespace neox

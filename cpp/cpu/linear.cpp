@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+// y = act(x W^T + bias) over packed weights. Compiled once per instruction set.
+// An output is the sum over blocks of 256 k, in order, of (the sum over k in order, by fused multiply-add): no other order occurs, so a row
+// has the same bits alone and in any batch, on any number of threads, and on every instruction set.
+#include "cpu/isa.h"
+
+#include <algorithm>
+
+#include "cpu/math.h"
+
+namespace neox::NEOX_ISA {
+namespace {
+
+// Weight formats. A step is one 64-byte line or, for 16-bit types, two k; get<j> gives the j-th k as f32, exactly.
+struct W32 {
+  static constexpr DType kType = DType::f32;
+  static constexpr int kStep = 1;
+  template <int j> INL F get(const char* p) { return load(reinterpret_cast<const float*>(p)); }
+};
+struct WB16 {
+  static constexpr DType kType = DType::bf16;
+  static constexpr int kStep = 2;
+  template <int j> INL F get(const char* p) {
+    return as_float(j == 0 ? shl<16>(load_bits(p)) : band(load_bits(p), set1(int32_t(0xffff0000))));
+  }
+};
+struct WF16 {
+  static constexpr DType kType = DType::f16;
+  static constexpr int kStep = 2;
+  template <int j> INL F get(const char* p) { return load_f16(p + j * 32); }
+};
+template <class W> constexpr ptrdiff_t kRowBytes = kLanes* size_of(W::kType);
+
+struct Tile {  // up to 16 rows of x against P panels, over k0 <= k < k1
+  const float* x;
+  int64_t ldx;
+  const char* w;     // of k = 0
+  int64_t w_stride;  // bytes from a panel to the next of the P
+  int64_t k0, k1;
+  float* y;
+  int64_t ldy, y_stride;  // columns from a panel's outputs to the next panel's
+  const float* bias;      // null, or with the last block of k
+  bool add;               // to what y holds
+  int last;               // outputs of the last of the P panels, 1 .. 16
+};
+
+// A panel is read line by line: far ahead into the second-level cache, near ahead into the first; farther where the arithmetic of several
+// rows gives the prefetchers of the hardware too little to follow.
+template <int rows> INL void fetch(const char* line) {
+  __builtin_prefetch(line + (rows <= 2 ? 1024 : 4096), 0, 2);
+  __builtin_prefetch(line + (rows <= 2 ? 256 : 1024), 0, 3);
+}
+
+INL void put(const Tile& t, int m, int p, int panels, F v) {
+  float* y = t.y + m * t.ldy + p * t.y_stride;
+  const float* bias = t.bias ? t.bias + p * t.y_stride : nullptr;
+  if (p + 1 < panels || t.last == kLanes) {
+    if (t.add) v = add(load(y), v);
+    if (bias) v = add(v, load(bias));
+    store(y, v);
+  } else {
+    if (t.add) v = add(load_first(y, t.last), v);
+    if (bias) v = add(v, load_first(bias, t.last));
+    store_first(y, v, t.last);
+  }
+}
+
+template <class W, int MR, int P> [[gnu::flatten]] void tile(const Tile& t) {
+  F acc[P][MR];
+  each<P>([&](auto p) { each<MR>([&](auto m) { acc[p][m] = set1(0.f); }); });
+  auto multiply = [&](const char* b, int64_t k, auto j) {
+    F w[P];
+    each<P>([&](auto p) { w[p] = W::template get<j>(b + p * t.w_stride); });
+    each<MR>([&](auto m) {
+      const F a = set1(t.x[m * t.ldx + k + j]);
+      each<P>([&](auto p) { acc[p][m] = fma(a, w[p], acc[p][m]); });
+    });
+  };
+  const char* b = t.w + t.k0 * kRowBytes<W>;
+  int64_t k = t.k0;
+  for (; k + W::kStep <= t.k1; k += W::kStep, b += W::kStep * kRowBytes<W>) {
+    each<P>([&](auto p) { fetch<MR>(b + p * t.w_stride); });
+    each<W::kStep>([&](auto j) { multiply(b, k, j); });
+  }
+  if (k < t.k1) multiply(b, k, std::integral_constant<int, 0>{});
+  each<P>([&](auto p) { each<MR>([&](auto m) { put(t, m, p, P, acc[p][m]); }); });
+}
+
+// The tiles of a format, by rows: with as many panels side by side (memory streams) as registers allow, with two, and with one.
+using TileFn = void (*)(const Tile&);
+constexpr bool kWideFile = kAccumulators > 8;
+constexpr int kFew = kWideFile ? 16 : 6;   // rows of a tile where memory is the limit
+constexpr int kMany = kWideFile ? 12 : 6;  // and where arithmetic is
+constexpr int kPair = kWideFile ? 2 : 1;
+constexpr int panels_for(int rows) {
+  if (!kWideFile) return rows == 1 ? 4 : rows == 2 ? 2 : 1;
+  return std::clamp(kAccumulators / rows, 1, rows <= 2 ? 2 : 4);
+}
+template <class W, class = std::make_integer_sequence<int, kFew>> struct Tiles;
+template <class W, int... i> struct Tiles<W, std::integer_sequence<int, i...>> {
+  static constexpr TileFn side_by_side[] = {nullptr, tile<W, i + 1, panels_for(i + 1)>...};
+  static constexpr TileFn pair[] = {nullptr, tile<W, i + 1, kPair>...};
+  static constexpr TileFn one[] = {nullptr, tile<W, i + 1, 1>...};
+};
+
+// The g-th of `groups` nearly equal groups of M rows.
+INL void run_group(const TileFn* tiles, Tile t, int64_t M, int64_t groups, int64_t g) {
+  const int64_t m = M * g / groups, rows = M * (g + 1) / groups - m;
+  t.x += m * t.ldx, t.y += m * t.ldy;
+  tiles[rows](t);
+}
+
+struct Problem {  // y [M, N] (+)= x [M, K] W^T
+  const LinearTask& task;
+  const Tensor &x = task.args.x, &y = task.args.out, &w = task.args.w.weight;
+  const int64_t M = x.rows, N = w.rows, K = w.cols;
+  const float* bias = task.args.w.bias ? task.args.w.bias.row(0) : nullptr;
+  const size_t bytes = panel_bytes(K, w.dtype);
+
+  const char* panel(int64_t p) const { return static_cast<const char*>(w.data) + p * bytes; }
+  int outputs(int64_t p) const { return int(std::min<int64_t>(N - p * kLanes, kLanes)); }
+  /// Panels p, p + stride, ... up to and including `end`, over k0 <= k < k1.
+  Tile tile(int64_t p, int64_t stride, int64_t end, int64_t k0, int64_t k1) const {
+    return {.x = x.row(0),
+            .ldx = x.ld,
+            .w = panel(p),
+            .w_stride = int64_t(stride * bytes),
+            .k0 = k0,
+            .k1 = k1,
+            .y = y.row(0) + p * kLanes,
+            .ldy = y.ld,
+            .y_stride = stride * kLanes,
+            .bias = k1 == K && bias ? bias + p * kLanes : nullptr,
+            .add = task.accumulate || k0 > 0,
+            .last = outputs(end)};
+  }
+  void finish(int64_t p) const {
+    if (task.args.act == Act::none) return;
+    const int n = outputs(p);
+    for (int64_t m = 0; m < M; m++) {
+      float* out = y.row(m) + p * kLanes;
+      if (n == kLanes) store(out, activate(task.args.act, load(out)));
+      else store_first(out, activate(task.args.act, load_first(out, n)), n);
+    }
+  }
+};
+
+// Up to 16 rows, bound by memory: P panels side by side, as far apart as this thread's share allows, so that each is a stream that runs on
+// into its next panel.
+template <class W> void few_rows(const Problem& a, int64_t p0, int64_t p1) {
+  const int64_t groups = (a.M + kFew - 1) / kFew, P = groups == 1 ? panels_for(int(a.M)) : 1, stride = (p1 - p0) / P;
+  auto over = [&](const TileFn* tiles, int64_t p, int64_t n) {
+    for (int64_t k = 0; k < a.K; k += kBlock)
+      for (int64_t g = 0; g < groups; g++)
+        run_group(tiles, a.tile(p, stride, p + (n - 1) * stride, k, std::min<int64_t>(k + kBlock, a.K)), a.M, groups, g);
+    for (int64_t i = 0; i < n; i++) a.finish(p + i * stride);
+  };
+  for (int64_t p = p0; p < p0 + stride; p++) over(groups == 1 ? Tiles<W>::side_by_side : Tiles<W>::one, p, P);
+  for (int64_t p = p0 + stride * P; p < p1; p++) over(Tiles<W>::one, p, 1);
+}
+
+template <class W> void widen(const char* w, int64_t k0, int64_t k1, float* out) {  // -> [k1 - k0][16]
+  const char* b = w + k0 * kRowBytes<W>;
+  for (int64_t k = k0; k < k1; k += W::kStep, b += W::kStep * kRowBytes<W>)
+    each<W::kStep>([&](auto j) {
+      if (k + j < k1) store(out + (k - k0 + j) * kLanes, W::template get<j>(b));
+    });
+}
+
+// Many rows, bound by arithmetic: a group of rows stays in the first-level cache, a chunk of panels in the second. 16-bit weights are
+// widened once per chunk.
+template <class W> void many_rows(const Problem& a, int64_t p0, int64_t p1) {
+  constexpr bool kWiden = !std::is_same_v<W, W32>;
+  constexpr int64_t kChunk = kWideBytes / (kBlock * kLanes * sizeof(float));
+  const int64_t groups = (a.M + kMany - 1) / kMany;
+  for (int64_t c = p0, end; c < p1; c = end) {
+    end = std::min(c + kChunk, p1);
+    for (int64_t k = 0; k < a.K; k += kBlock) {
+      const int64_t k1 = std::min<int64_t>(k + kBlock, a.K), wide = (k1 - k) * kLanes;
+      if constexpr (kWiden)
+        for (int64_t p = c; p < end; p++) widen<W>(a.panel(p), k, k1, a.task.wide + (p - c) * wide);
+      for (int64_t g = 0; g < groups; g++)
+        for (int64_t p = c, n; p < end; p += n) {
+          n = p + kPair <= end ? kPair : 1;
+          Tile t = a.tile(p, 1, p + n - 1, k, k1);
+          if constexpr (kWiden) {  // as if k began at 0 in the scratch
+            t.x += k, t.k0 = 0, t.k1 = k1 - k;
+            t.w = reinterpret_cast<const char*>(a.task.wide + (p - c) * wide), t.w_stride = wide * int64_t(sizeof(float));
+          }
+          run_group(n == kPair ? Tiles<W32>::pair : Tiles<W32>::one, t, a.M, groups, g);
+        }
+    }
+    for (int64_t p = c; p < end; p++) a.finish(p);
+  }
+}
+
+template <class W> void run(const Problem& a, int64_t p0, int64_t p1) { a.M <= 16 ? few_rows<W>(a, p0, p1) : many_rows<W>(a, p0, p1); }
+
+}  // namespace
+
+void linear(const LinearTask& task, int64_t panel0, int64_t panel1) {
+  const Problem a{.task = task};
+  switch (a.w.dtype) {
+    case DType::f32: return run<W32>(a, panel0, panel1);
+    case DType::f16: return run<WF16>(a, panel0, panel1);
+    case DType::bf16: return run<WB16>(a, panel0, panel1);
+  }
+}
+
+}  // namespace neox::NEOX_ISA

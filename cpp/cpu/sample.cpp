@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sampling of one row: HuggingFace's order of filters (temperature, top-k, top-p, min-p), then a race of exponentials: the id with the
+// largest p / E wins, E drawn for (seed, index, position, id). That is a draw from p, and it depends on neither the order nor the other
+// rows.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "base/philox.h"
+#include "cpu/cpu_backend_impl.h"
+
+namespace neox {
+namespace {
+
+bool banned(const SampleArgs& a, const SampleRow& r, int32_t id) {
+  return id >= a.limit || std::find(a.bans + r.bans_begin, a.bans + r.bans_end, id) != a.bans + r.bans_end;
+}
+
+int32_t most_probable(const SampleArgs& a, const SampleRow& r, const float* logits) {  // -1 if all are banned
+  int32_t best = -1;
+  const int32_t n = int32_t(std::min<int64_t>(a.limit, a.logits.cols));
+  for (int32_t id = 0; id < n; id++)
+    if ((best < 0 || logits[id] > logits[best]) && (r.bans_begin == r.bans_end || !banned(a, r, id))) best = id;
+  return best;
+}
+
+/// Uniform numbers in (0, 1) for ids in rising or any order; four ids share one Philox block.
+class Uniform {
+ public:
+  explicit Uniform(const SampleRow& r) : row_(r) {}
+  double operator()(int32_t id) {
+    if (id / 4 != block_)
+      words_ = philox({uint32_t(block_ = id / 4), uint32_t(row_.position), uint32_t(row_.index), 0}, row_.seed_lo, row_.seed_hi);
+    return (words_[size_t(id % 4)] + 0.5) * 0x1p-32;
+  }
+
+ private:
+  const SampleRow& row_;
+  int32_t block_ = -1;
+  std::array<uint32_t, 4> words_{};
+};
+
+int32_t race(const SampleRow& r, const std::vector<int32_t>& ids, const float* weight) {
+  Uniform uniform(r);
+  int32_t winner = ids[0];
+  double best = -1;
+  for (int32_t id : ids) {
+    const double u = uniform(id), w = weight[id];
+    if ((1 - u) * best > w) continue;  // E = -log u >= 1 - u: cannot win, and the logarithm is saved
+    const double key = w / -std::log(u);
+    if (key > best || (key == best && id < winner)) best = key, winner = id;
+  }
+  return winner;
+}
+
+/// What the filters leave, of weights exp((logit - max) / temperature).
+void filter(const SampleArgs& a, const SampleRow& r, const float* logits, const float* weight, std::vector<int32_t>& ids) {
+  const auto by_rank = [&](int32_t x, int32_t y) { return logits[x] != logits[y] ? logits[x] > logits[y] : x < y; };
+  ids.clear();
+  const int32_t n = int32_t(std::min<int64_t>(a.limit, a.logits.cols));
+  for (int32_t id = 0; id < n; id++)
+    if (r.bans_begin == r.bans_end || !banned(a, r, id)) ids.push_back(id);
+  if (r.top_k > 0 && size_t(r.top_k) < ids.size()) {
+    std::nth_element(ids.begin(), ids.begin() + r.top_k - 1, ids.end(), by_rank);
+    ids.resize(size_t(r.top_k));
+  }
+  if (r.top_p < 1.f && ids.size() > 1) {
+    double total = 0;
+    for (int32_t id : ids) total += weight[id];
+    // Ids below this weight add up to less than 1 - top_p, so the nucleus ends before them, and few are left to sort.
+    const double least = (1.0 - r.top_p) * total / double(ids.size());
+    const auto most = *std::min_element(ids.begin(), ids.end(), by_rank);
+    std::erase_if(ids, [&](int32_t id) { return weight[id] < least && id != most; });
+    std::sort(ids.begin(), ids.end(), by_rank);
+    double before = 0;
+    size_t kept = 0;
+    while (kept < ids.size() && (kept == 0 || before < r.top_p * total)) before += weight[ids[kept++]];
+    ids.resize(kept);
+  }
+  if (r.min_p > 0.f) {
+    float most = 0;
+    for (int32_t id : ids) most = std::max(most, weight[id]);
+    std::erase_if(ids, [&](int32_t id) { return weight[id] < r.min_p * most; });
+  }
+}
+
+void list_top(const SampleArgs& a, const float* logits, double log_total, int32_t i, std::vector<int32_t>& ids) {
+  ids.resize(size_t(a.logits.cols));
+  for (size_t id = 0; id < ids.size(); id++) ids[id] = int32_t(id);
+  const auto n = std::min<ptrdiff_t>(a.top_n, ptrdiff_t(ids.size()));
+  std::partial_sort(ids.begin(), ids.begin() + n, ids.end(),
+                    [&](int32_t x, int32_t y) { return logits[x] != logits[y] ? logits[x] > logits[y] : x < y; });
+  for (ptrdiff_t k = 0; k < a.top_n; k++) {
+    a.top_ids[i * a.top_n + k] = k < n ? ids[size_t(k)] : -1;
+    a.top_logprobs[i * a.top_n + k] = k < n ? float(logits[ids[size_t(k)]] - log_total) : -std::numeric_limits<float>::infinity();
+  }
+}
+
+}  // namespace
+
+void CpuBackend::sample_row(const SampleArgs& a, int32_t i, Scratch& scratch) const {
+  const SampleRow& r = a.rows[i];
+  const float* logits = a.logits.row(r.row - a.first);
+  const int64_t vocab = a.logits.cols;
+  Sample& out = a.out[i];
+  out = {};
+  float most;
+  if (!kernels_.largest(logits, vocab, &most)) {
+    out.flags = kNonFinite;
+    return;
+  }
+  const double log_total = double(most) + std::log(kernels_.exp_all(logits, vocab, most, 1.f, nullptr));
+  if (a.top_n > 0) list_top(a, logits, log_total, i, scratch.ids);
+  int32_t id = r.token;
+  if (id < 0) id = most_probable(a, r, logits);
+  if (id < 0) {
+    out.flags = kAllBanned;
+    return;
+  }
+  if (r.token < 0 && r.temperature > 0.f) {
+    // Relative to the most probable id that may be drawn, so that not all weights vanish where a banned one is far above.
+    kernels_.exp_all(logits, vocab, logits[id], 1.f / r.temperature, scratch.weights.data());
+    filter(a, r, logits, scratch.weights.data(), scratch.ids);
+    id = race(r, scratch.ids, scratch.weights.data());
+  }
+  out.id = id;
+  out.logprob = float(logits[id] - log_total);
+  out.rank = int32_t(std::count_if(logits, logits + vocab, [&](float x) { return x > logits[id]; }));
+}
+
+void CpuBackend::sample(const SampleArgs& a) {
+  pool_.run([&](int thread) {
+    for (int32_t i = int32_t(int64_t(a.count) * thread / pool_.size()); i < int32_t(int64_t(a.count) * (thread + 1) / pool_.size()); i++)
+      sample_row(a, i, scratch_[size_t(thread)]);
+  });
+}
+
+}  // namespace neox

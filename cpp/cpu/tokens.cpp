@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// Ops that move rows: embed, gather_rows, copy_blocks.
+#include <cstring>
+
+#include "cpu/cpu_backend_impl.h"
+
+namespace neox {
+
+void CpuBackend::embed(const EmbedArgs& a) {
+  pool_.split(a.out.rows, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; t++) kernels_.widen(a.table.dtype, a.table.from(a.ids[t]).data, a.out.row(t), a.out.cols);
+  });
+}
+
+void CpuBackend::gather_rows(const GatherArgs& a) {
+  for (int64_t i = 0; i < a.out.rows; i++) std::memcpy(a.out.row(i), a.x.row(a.rows[i]), size_t(a.out.cols) * sizeof(float));
+}
+
+void CpuBackend::copy_blocks(const CopyBlocksArgs& a) {
+  const size_t bytes = page_bytes(a.kv);
+  for (int32_t i = 0; i < a.count; i++)
+    for (void* cache : {a.kv.k, a.kv.v}) {
+      char* base = static_cast<char*>(cache);
+      std::memcpy(base + a.pairs[2 * i + 1] * bytes, base + a.pairs[2 * i] * bytes, bytes);
+    }
+}
+
+}  // namespace neox

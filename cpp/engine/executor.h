@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "comm/solo.h"
+#include "engine/kv_cache.h"
+#include "engine/step.h"
+#include "model/model.h"
+#include "neox/engine.h"
+
+namespace neox {
+
+/// One rank: owns the backend and everything in its memory, and runs steps.
+class Executor {
+ public:
+  /// Loads the model and completes `config` where it says "auto" or 0.
+  Executor(EngineConfig& config, std::vector<std::string>& warnings);
+
+  /// Runs a step and returns a sample for each sampling chunk, in order.
+  const std::vector<Sample>& run(const StepBuffer& buffer, int32_t limit);  // ids >= limit are banned
+
+  const ModelConfig& model() const { return model_config_; }
+  const Backend& backend() const { return *backend_; }
+  const StepLimits& limits() const { return limits_; }
+  int32_t num_blocks() const { return num_blocks_; }
+  int64_t parameters() const { return parameters_; }
+  size_t weight_bytes() const { return weights_->bytes(); }
+  size_t kv_cache_bytes() const { return kv_->bytes(); }
+
+ private:
+  void load(EngineConfig& config, std::vector<std::string>& warnings);
+  void complete_limits(EngineConfig& config) const;
+  void make_cache(EngineConfig& config, DType dtype);
+
+  ModelConfig model_config_;
+  std::unique_ptr<Backend> backend_;  // outlives all that follows
+  std::unique_ptr<Weights> weights_;
+  std::unique_ptr<KvCache> kv_;
+  std::unique_ptr<Arena> arena_;
+  Activations activations_;
+  SoloCommunicator tensor_parallel_, pipeline_;
+  std::unique_ptr<Model> model_;
+  StepLimits limits_{};
+  Buffer step_buffer_;  // the block on the device
+  Buffer samples_;      // [seqs] Sample on the device
+  std::vector<Sample> result_;
+  int32_t num_blocks_ = 0;
+  int64_t parameters_ = 0;
+};
+
+}  // namespace neox

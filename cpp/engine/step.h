@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <vector>
+
+#include "backend/args.h"
+#include "engine/sequence.h"
+
+namespace neox {
+
+/// What one step computes of one sequence.
+struct Chunk {
+  Sequence* sequence;
+  int32_t start, count;  // positions [start, start + count)
+  bool samples;          // the chunk ends at the sequence's last token, so a new one is drawn
+};
+struct StepPlan {
+  std::vector<Chunk> chunks;
+  int32_t tokens = 0;
+};
+
+/// EOS and stop ids of one request that min_tokens may have to ban; submit refuses more.
+constexpr int32_t kMaxBansPerSeq = 32;
+
+/// The largest step, and the rest that fixes where things lie in a StepBuffer.
+struct StepLimits {
+  int32_t tokens, seqs, outs, bans;
+  int32_t blocks_per_seq, block_size, vocab;
+};
+
+/// All that changes between steps, in one block of int32: staging slot, single upload, and the message to other ranks. Every list has its
+/// fixed place, so that recorded steps can read it; page tables come last, so that only used rows are sent.
+class StepBuffer {
+ public:
+  StepBuffer(const StepLimits& limits, const std::vector<int32_t>& eos);
+
+  void fill(const StepPlan& plan);
+  const int32_t* data() const { return words_.data(); }
+  size_t bytes() const { return size_t(used_) * sizeof(int32_t); }  // of the part in use
+  size_t capacity() const { return words_.size() * sizeof(int32_t); }
+
+  /// The step as views into a copy of the block at `base`, in whatever memory.
+  Step step(const int32_t* base) const;
+  const SampleRow* sample_rows(const int32_t* base) const { return reinterpret_cast<const SampleRow*>(base + at_.samples); }
+  const int32_t* bans(const int32_t* base) const { return base + at_.bans; }
+  int32_t samples() const { return words_[kSamples]; }
+
+  /// Where logits rows go that a caller asked for as they are.
+  struct Sink {
+    int32_t out_row;
+    float* to;  // [vocab]
+  };
+  const std::vector<Sink>& sinks() const { return sinks_; }
+
+ private:
+  enum Header { kTokens, kSeqs, kOuts, kSamples, kMaxQ, kMaxKv, kHeaderWords = 16 };
+  struct Offsets {  // in words
+    int32_t ids, pos, slot, q_start, kv_len, out_rows, samples, bans, blocks, end;
+  };
+  void add(const Chunk& chunk);
+  void add_sample(const Sequence& s, int32_t out_row);
+  int32_t* list(int32_t offset) { return words_.data() + offset; }
+
+  const StepLimits limits_;
+  const std::vector<int32_t> eos_;
+  Offsets at_;
+  std::vector<int32_t> words_;
+  std::vector<Sink> sinks_;
+  int32_t used_ = 0, bans_used_ = 0;
+};
+
+}  // namespace neox

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// The engine as C++ programs and the Python package see it. Everything here works on token ids.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "neox/error.h"
+
+namespace neox {
+
+struct EngineConfig {
+  std::string model;                    // a HuggingFace folder: config.json and *.safetensors
+  std::string dtype = "auto";           // weights: "auto" (the checkpoint's), "float32", "float16", "bfloat16"
+  std::string device = "auto";          // "auto", "cpu", "cuda"
+  std::string kv_cache_dtype = "auto";  // "auto" (the weights' type), "float32", "float16", "bfloat16"
+  std::string isa = "auto";             // CPU kernels: "auto" (the best this machine runs), "generic", "avx2", "avx512"
+  int64_t kv_cache_memory = 0;          // bytes; 0 = what is sensible for the device
+  int32_t block_size = 16;              // positions in a page of the KV cache, a multiple of 16
+  int32_t max_model_len = 0;            // positions of one request; 0 = the model's max_position_embeddings
+  int32_t max_num_seqs = 256;           // sequences in one step
+  int32_t max_num_batched_tokens = 0;   // tokens in one step; 0 = 256 on a CPU
+  int32_t num_threads = 0;              // CPU threads; 0 = the cores this process may use
+  std::optional<uint64_t> seed;         // of requests that bring none; unset = fresh entropy for each
+};
+
+struct NEOX_API SamplingParams {
+  int32_t max_tokens = 16;       // new tokens at most
+  int32_t min_tokens = 0;        // EOS and stop ids cannot be drawn before this many
+  float temperature = 1.0f;      // 0 = greedy, ties to the lowest id
+  int32_t top_k = 0;             // 0 = all
+  float top_p = 1.0f;            // (0, 1]
+  float min_p = 0.0f;            // [0, 1], relative to the most probable token
+  std::optional<uint64_t> seed;  // unset = EngineConfig::seed, else fresh entropy
+  bool ignore_eos = false;       // go on after the model's own EOS ids
+  std::vector<int32_t> stop_token_ids;
+
+  void validate() const;  // throws Error(invalid) naming field, value and range
+};
+
+enum class FinishReason : uint8_t { none, stop, length, cancelled, error };
+
+/// What one step added to one request.
+struct Delta {
+  uint64_t request_id = 0;
+  std::vector<int32_t> token_ids;  // the new ids; a final EOS or stop id is among them
+  std::vector<float> logprobs;     // [token_ids], natural log, of the model's distribution before temperature and filters
+  std::string text;                // UTF-8, whole characters only; empty without a vocabulary
+  FinishReason finish = FinishReason::none;
+  int32_t stop_token = -1;  // the id that ended it, if one did
+  std::string error;        // with FinishReason::error
+};
+
+/// What the engine made of its configuration; for people to read and tools to print.
+struct EngineInfo {
+  std::string model, device, device_detail, dtype, kv_cache_dtype, hidden_act;
+  int32_t layers, hidden, heads, head_dim, intermediate, vocab, rotary_dim, max_positions;
+  double rotary_base, layer_norm_eps;
+  bool parallel_residual, tied_embedding, attention_bias;
+  int64_t parameters, weight_bytes, kv_cache_bytes;
+  int32_t block_size, num_blocks, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads;
+  std::vector<int32_t> eos_token_ids;
+  std::vector<std::string> warnings;
+};
+
+/// The bytes that each token stands for, so that text is cut on characters and matched across token borders.
+struct Vocabulary {
+  std::vector<std::string> bytes;  // [tokens]; a special token's entry is empty
+};
+
+class NEOX_API Engine {
+ public:
+  explicit Engine(const EngineConfig& config);
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  /// Text in deltas, and ids at or past the vocabulary's size banned. Before the first submit.
+  void set_vocabulary(Vocabulary vocabulary);
+
+  /// Queues a request and returns its id. Safe from any thread. Throws Error(invalid) without a trace left behind.
+  uint64_t submit(std::span<const int32_t> prompt, const SamplingParams& params);
+  /// Ends a request at the next step, with FinishReason::cancelled; an unknown or ended id is ignored. Safe from any thread.
+  void cancel(uint64_t request_id);
+  /// Runs one step over all requests and returns what it added; empty when there is nothing to do.
+  std::vector<Delta> step();
+  bool has_work() const;
+
+  /// Logits of every position. ids: [batch, length], row-major; out: [batch, length, vocab] f32.
+  void forward(std::span<const int32_t> ids, int64_t batch, int64_t length, std::span<float> out);
+
+  const EngineInfo& info() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// What this build of the library holds and why a part is missing, one line each: "cuda: off (...)".
+NEOX_API std::vector<std::string> build_info();
+NEOX_API const char* version();
+
+}  // namespace neox

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "backend/args.h"
+
+namespace neox {
+
+/// The shape and variants of a GPT-NeoX model: only what some real checkpoint varies. Names follow HuggingFace's config.json.
+struct ModelConfig {
+  int32_t num_hidden_layers = 0, hidden_size = 0, num_attention_heads = 0, intermediate_size = 0, vocab_size = 0;
+  int32_t max_position_embeddings = 0;
+  int32_t rotary_dim = 0;  // int(head_dim * partial_rotary_factor)
+  double rotary_base = 10000, layer_norm_eps = 1e-5;
+  std::string hidden_act = "gelu";
+  Act act = Act::gelu;
+  bool use_parallel_residual = true, attention_bias = true, tie_word_embeddings = false;
+  std::vector<int32_t> eos_token_ids;
+
+  int32_t head_dim() const { return hidden_size / num_attention_heads; }
+  int32_t rotary_half() const { return (rotary_dim + 1) / 2; }
+};
+
+/// Reads config.json, and generation_config.json where there is one. Throws Error naming the file, the field, what was expected and found.
+ModelConfig read_model_config(const std::string& folder);
+Act act_named(const std::string& hidden_act);
+
+}  // namespace neox

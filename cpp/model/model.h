@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include "backend/backend.h"
+#include "comm/communicator.h"
+#include "model/activations.h"
+#include "model/config.h"
+#include "model/weights.h"
+
+namespace neox {
+
+/// The layers that this rank runs, and its neighbours in the pipeline.
+struct Stage {
+  int32_t first_layer, last_layer;  // [first_layer, last_layer)
+  int32_t layers;                   // of the whole model
+  int32_t prev = -1, next = -1;     // pipeline ranks
+  bool first() const { return first_layer == 0; }
+  bool last() const { return last_layer == layers; }
+};
+
+/// GPT-NeoX, once, over any backend.
+class Model {
+ public:
+  struct Parts {
+    Backend& backend;
+    Communicator &tensor_parallel, &pipeline;
+    const ModelConfig& config;
+    const Weights& weights;
+    const std::vector<KvPages>& kv;  // [layers of this stage]
+    const Activations& activations;
+    Stage stage;
+  };
+  explicit Model(const Parts& parts);
+
+  /// Runs this stage's layers over the step's tokens. On the last stage the rows are then ready for logits().
+  void forward(const Step& step);
+  /// Logits of the step's out rows [first, first + count), count <= kLogitRows. The view is valid until the next call.
+  Tensor logits(const Step& step, int32_t first, int32_t count);
+
+ private:
+  void layer(int32_t l, const Step& step, const Activations& a);
+  AddNormArgs entrance(int32_t l, const Activations& a) const;
+
+  Backend& be;
+  Communicator &tp, &pp;
+  const ModelConfig& cfg;
+  const Weights& weights_;
+  const std::vector<KvPages>& kv_;
+  const Activations& activations_;
+  const Stage stage_;
+  const float scale_;  // of scores: head_dim^-0.5
+};
+
+}  // namespace neox

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/weights.h"
+
+#include <cmath>
+#include <set>
+
+#include "base/check.h"
+
+namespace neox {
+namespace {
+
+/// float16 ends at 65504: a weight beyond it would silently become infinite.
+void check_range(const std::string& name, const Tensor& w, DType dtype) {
+  if (dtype != DType::f16 || w.dtype == DType::f16) return;
+  dispatch(w.dtype, [&](auto type) {
+    float most = 0;
+    for (int64_t i = 0; i < w.rows * w.cols; i++) most = std::max(most, std::fabs(load_as_f32<type>(w.data, i)));
+    require(most < 65520.f, name, " has magnitudes up to ", most, ", beyond float16's 65504: use dtype bfloat16 or float32");
+  });
+}
+
+}  // namespace
+
+Weights::Weights(Backend& backend, const Checkpoint& checkpoint, const ModelConfig& config, DType dtype, std::vector<std::string>& warnings)
+    : backend_(backend), checkpoint_(checkpoint), config_(config), dtype_(dtype), arena_(backend) {
+  embedding = table("gpt_neox.embed_in.weight");
+  for (int32_t i = 0; i < config.num_hidden_layers; i++) layers.push_back(layer(i));
+  final_norm = norm("gpt_neox.final_layer_norm");
+  const std::string head_name = config.tie_word_embeddings         ? "gpt_neox.embed_in.weight"
+                                : checkpoint.has("lm_head.weight") ? "lm_head.weight"
+                                                                   : "embed_out.weight";
+  head.weight = matrix(head_name, config.vocab_size, config.hidden_size);
+  rope = make_rope();
+  warn_of_the_rest(warnings);
+}
+
+Tensor Weights::vector(const Tensor& source) {  // to f32
+  std::vector<float> values(size_t(source.cols));
+  for (int64_t i = 0; i < source.cols; i++) values[size_t(i)] = load_as_f32(source.data, source.dtype, i);
+  Tensor out = arena_.tensor(1, source.cols);
+  backend_.upload(out.data, values.data(), values.size() * sizeof(float));
+  backend_.synchronize();
+  return out;
+}
+
+Tensor Weights::bias(const std::string& name, int64_t n) { return vector(checkpoint_.get(name, 1, n)); }
+
+Tensor Weights::sum(const std::string& a, const std::string& b) {
+  const int64_t n = config_.hidden_size;
+  const Tensor x = checkpoint_.get(a, 1, n), y = checkpoint_.get(b, 1, n);
+  std::vector<float> values(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; i++) values[size_t(i)] = load_as_f32(x.data, x.dtype, i) + load_as_f32(y.data, y.dtype, i);
+  return vector({.data = values.data(), .rows = 1, .cols = n, .ld = n, .dtype = DType::f32});
+}
+
+Norm Weights::norm(const std::string& name) {
+  const int64_t n = config_.hidden_size;
+  return {.gamma = bias(name + ".weight", n), .beta = bias(name + ".bias", n), .eps = float(config_.layer_norm_eps)};
+}
+
+Tensor Weights::matrix(const std::string& name, int64_t rows, int64_t cols) {
+  const Tensor source = checkpoint_.get(name, rows, cols);
+  check_range(name, source, dtype_);
+  const Tensor packed = backend_.pack(arena_.allocate(backend_.packed_bytes(rows, cols, dtype_)), source, dtype_);
+  checkpoint_.done_with(name);
+  return packed;
+}
+
+Linear Weights::linear(const std::string& name, int64_t rows, int64_t cols) {
+  return {.weight = matrix(name + ".weight", rows, cols), .bias = bias(name + ".bias", rows)};
+}
+
+Tensor Weights::table(const std::string& name) {
+  const Tensor source = checkpoint_.get(name, config_.vocab_size, config_.hidden_size);
+  check_range(name, source, dtype_);
+  Tensor out = arena_.tensor(source.rows, source.cols, dtype_);
+  std::vector<char> row(size_t(source.cols) * size_of(dtype_));
+  for (int64_t r = 0; r < source.rows; r++) {
+    const Tensor from = source.from(r);
+    for (int64_t i = 0; i < source.cols; i++) store_from_f32(row.data(), dtype_, i, load_as_f32(from.data, source.dtype, i));
+    backend_.upload(out.from(r).data, row.data(), row.size());
+    backend_.synchronize();
+  }
+  return out;
+}
+
+Layer Weights::layer(int32_t index) {
+  const std::string p = concat("gpt_neox.layers.", index, ".");
+  const int64_t h = config_.hidden_size, f = config_.intermediate_size;
+  Layer l;
+  l.ln1 = norm(p + "input_layernorm");
+  l.ln2 = norm(p + "post_attention_layernorm");
+  l.qkv.weight = matrix(p + "attention.query_key_value.weight", 3 * h, h);
+  l.out.weight = matrix(p + "attention.dense.weight", h, h);
+  l.up = linear(p + "mlp.dense_h_to_4h", f, h);
+  l.down.weight = matrix(p + "mlp.dense_4h_to_h.weight", h, f);
+  const std::string out_bias = p + "attention.dense.bias", down_bias = p + "mlp.dense_4h_to_h.bias";
+  if (config_.attention_bias) l.qkv.bias = bias(p + "attention.query_key_value.bias", 3 * h);
+  if (!config_.use_parallel_residual) {
+    if (config_.attention_bias) l.out_bias = bias(out_bias, h);
+    l.down_bias = bias(down_bias, h);
+  } else {
+    l.sum_bias = config_.attention_bias ? sum(out_bias, down_bias) : bias(down_bias, h);
+  }
+  return l;
+}
+
+/// As HuggingFace computes it, in float32: inv_freq = 1 / base^(2 i / dim), angle = position * inv_freq.
+Rope Weights::make_rope() {
+  const int32_t half = config_.rotary_half(), positions = config_.max_position_embeddings;
+  std::vector<float> table(size_t(positions) * 2 * half);
+  for (int32_t i = 0; i < half; i++) {
+    const float exponent = float(2 * i) / float(config_.rotary_dim);
+    const float frequency = 1.f / float(std::pow(config_.rotary_base, double(exponent)));
+    for (int32_t p = 0; p < positions; p++) {
+      const float angle = float(p) * frequency;
+      table[size_t(p) * 2 * half + i] = float(std::cos(double(angle)));
+      table[size_t(p) * 2 * half + half + i] = float(std::sin(double(angle)));
+    }
+  }
+  const size_t bytes = table.size() * sizeof(float);
+  if (bytes == 0) return {};
+  float* data = static_cast<float*>(arena_.allocate(bytes));
+  backend_.upload(data, table.data(), bytes);
+  backend_.synchronize();
+  return {.cos_sin = data, .half = half};
+}
+
+void Weights::warn_of_the_rest(std::vector<std::string>& warnings) const {
+  std::set<std::string> known{"gpt_neox.embed_in.weight", "gpt_neox.final_layer_norm.weight", "gpt_neox.final_layer_norm.bias",
+                              "embed_out.weight", "lm_head.weight"};
+  for (int32_t i = 0; i < config_.num_hidden_layers; i++) {
+    const std::string p = concat("gpt_neox.layers.", i, ".");
+    for (const char* part : {"input_layernorm", "post_attention_layernorm", "attention.query_key_value", "attention.dense",
+                             "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"})
+      known.insert(p + part + ".weight"), known.insert(p + part + ".bias");
+    // Buffers that old versions of transformers stored, recomputed here.
+    for (const char* buffer : {"attention.bias", "attention.masked_bias", "attention.rotary_emb.inv_freq"}) known.insert(p + buffer);
+  }
+  std::string rest;
+  int count = 0;
+  for (const std::string& name : checkpoint_.names())
+    if (!known.contains(name) && ++count <= 5) rest += (rest.empty() ? "" : ", ") + name;
+  if (count)
+    warnings.push_back(
+        concat("the checkpoint has ", count, " tensors that a GPT-NeoX model does not use: ", rest, count > 5 ? ", ..." : ""));
+}
+
+}  // namespace neox

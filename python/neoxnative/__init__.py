@@ -1,0 +1,20 @@
+"""neoxnative: GPT-NeoX inference by a native engine."""
+
+from ._core import NumericalError, build_info, version
+from .engine import Engine
+from .outputs import CompletionOutput, Delta, EngineInfo, RequestOutput
+from .params import SamplingParams
+
+__version__ = version()
+
+__all__ = [
+    "CompletionOutput",
+    "Delta",
+    "Engine",
+    "EngineInfo",
+    "NumericalError",
+    "RequestOutput",
+    "SamplingParams",
+    "__version__",
+    "build_info",
+]

@@ -1,0 +1,45 @@
+"""The C++ engine, on token ids. The package's own classes are what to use; this is what they stand on."""
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .params import SamplingParams
+
+class NumericalError(RuntimeError):
+    """NaN or infinity where a finite number was due."""
+
+def validate(params: SamplingParams) -> None: ...
+def build_info() -> list[str]:
+    """What this build holds and why a part is missing, one line each."""
+
+def version() -> str: ...
+
+class Engine:
+    def __init__(
+        self,
+        *,
+        model: str,
+        dtype: str,
+        device: str,
+        kv_cache_dtype: str,
+        isa: str,
+        kv_cache_memory: int,
+        block_size: int,
+        max_model_len: int,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        num_threads: int,
+        seed: int | None,
+    ) -> None: ...
+    def set_vocabulary(self, table: list[bytes]) -> None: ...
+    def submit(self, prompt: NDArray[np.int32], params: SamplingParams) -> int: ...
+    def cancel(self, request_id: int) -> None: ...
+    def step(self, sink: deque[dict[str, Any]] | list[dict[str, Any]]) -> None:
+        """Appends one dict per C++ Delta: request_id, token_ids, logprobs, text, finish, stop_token, error."""
+
+    def has_work(self) -> bool: ...
+    def forward(self, ids: NDArray[np.int32], out: NDArray[np.float32]) -> None: ...
+    def info(self) -> dict[str, Any]: ...

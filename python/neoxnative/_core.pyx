@@ -1,0 +1,168 @@
+# The C++ engine as Python objects, and nothing more: every call into C++ runs without the GIL.
+from operator import index
+
+from libc.stdint cimport int32_t, int64_t, uint64_t
+from libcpp.memory cimport unique_ptr
+from libcpp.span cimport span
+from libcpp.vector cimport vector
+
+from . cimport neox
+
+
+class NumericalError(RuntimeError):
+    """NaN or infinity where a finite number was due."""
+
+    __module__ = "neoxnative"
+
+
+cdef dict _FINISH = {
+    <int>neox.FinishReason.none: None,
+    <int>neox.FinishReason.stop: "stop",
+    <int>neox.FinishReason.length: "length",
+    <int>neox.FinishReason.cancelled: "cancelled",
+    <int>neox.FinishReason.error: "error",
+}
+
+
+cdef int32_t _int32(str name, value) except? -1:
+    try:
+        return index(value)
+    except OverflowError:
+        raise ValueError(f"{name} is {value}, expected a 32-bit integer") from None
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}, expected an integer") from None
+
+
+cdef int64_t _int64(str name, value) except? -1:
+    try:
+        return index(value)
+    except OverflowError:
+        raise ValueError(f"{name} is {value}, expected a 64-bit integer") from None
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}, expected an integer") from None
+
+
+cdef uint64_t _seed(value) except? 0:
+    try:
+        return index(value)
+    except OverflowError:
+        raise ValueError(f"seed is {value}, expected an integer in [0, 2**64)") from None
+    except TypeError:
+        raise TypeError(f"seed is {value!r}, expected an integer or None") from None
+
+
+cdef float _float(str name, value) except? -1:
+    try:
+        return value
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}, expected a number") from None
+
+
+cdef int _fill(neox.SamplingParams& c, params) except -1:
+    c.max_tokens = _int32("max_tokens", params.max_tokens)
+    c.min_tokens = _int32("min_tokens", params.min_tokens)
+    c.temperature = _float("temperature", params.temperature)
+    c.top_k = _int32("top_k", params.top_k)
+    c.top_p = _float("top_p", params.top_p)
+    c.min_p = _float("min_p", params.min_p)
+    if params.seed is not None:
+        c.seed = _seed(params.seed)
+    c.ignore_eos = params.ignore_eos
+    for token in params.stop_token_ids:
+        c.stop_token_ids.push_back(_int32("stop_token_ids", token))
+    return 0
+
+
+def validate(params):
+    cdef neox.SamplingParams c
+    _fill(c, params)
+    with nogil:
+        c.validate()
+
+
+def build_info():
+    cdef vector[neox.string] lines
+    with nogil:
+        lines = neox.build_info()
+    return lines
+
+
+def version():
+    return neox.version()
+
+
+cdef neox.Ids _ids(const int32_t[::1] ids) noexcept:
+    return neox.Ids(&ids[0] if ids.shape[0] else NULL, <size_t>ids.shape[0])
+
+
+cdef class Engine:
+    cdef unique_ptr[neox.Engine] engine
+
+    def __cinit__(self, *, str model, str dtype, str device, str kv_cache_dtype, str isa, kv_cache_memory, block_size, max_model_len,
+                  max_num_seqs, max_num_batched_tokens, num_threads, seed):
+        cdef neox.EngineConfig c
+        c.model, c.dtype, c.device, c.kv_cache_dtype, c.isa = model, dtype, device, kv_cache_dtype, isa
+        c.kv_cache_memory = _int64("kv_cache_memory", kv_cache_memory)
+        c.block_size = _int32("block_size", block_size)
+        c.max_model_len = _int32("max_model_len", max_model_len)
+        c.max_num_seqs = _int32("max_num_seqs", max_num_seqs)
+        c.max_num_batched_tokens = _int32("max_num_batched_tokens", max_num_batched_tokens)
+        c.num_threads = _int32("num_threads", num_threads)
+        if seed is not None:
+            c.seed = _seed(seed)
+        with nogil:
+            self.engine.reset(new neox.Engine(c))
+
+    def __dealloc__(self):
+        with nogil:  # it joins threads
+            self.engine.reset()
+
+    def set_vocabulary(self, list table):
+        cdef neox.Vocabulary vocabulary
+        vocabulary.bytes = table
+        with nogil:
+            self.engine.get().set_vocabulary(vocabulary)
+
+    def submit(self, const int32_t[::1] prompt not None, params):
+        cdef neox.SamplingParams c
+        cdef uint64_t request_id
+        _fill(c, params)
+        cdef neox.Ids ids = _ids(prompt)
+        with nogil:
+            request_id = self.engine.get().submit(ids, c)
+        return request_id
+
+    def cancel(self, request_id):
+        cdef uint64_t c = request_id
+        with nogil:
+            self.engine.get().cancel(c)
+
+    def step(self, sink):
+        # The deltas go straight into `sink`: a signal handler may raise as soon as this returns, and other calls' deltas must not be lost.
+        cdef vector[neox.Delta] deltas
+        with nogil:
+            deltas = self.engine.get().step()
+        cdef list out = deltas
+        for delta in out:
+            (<dict>delta)["finish"] = _FINISH[(<dict>delta)["finish"]]
+        sink.extend(out)
+
+    def has_work(self):
+        cdef bint work
+        with nogil:
+            work = self.engine.get().has_work()
+        return work
+
+    def forward(self, const int32_t[:, ::1] ids not None, float[:, :, ::1] out not None):
+        cdef int64_t batch = ids.shape[0], length = ids.shape[1]
+        cdef neox.Ids flat = neox.Ids(&ids[0, 0] if batch * length else NULL, <size_t>(batch * length))
+        cdef size_t size = out.shape[0] * out.shape[1] * out.shape[2]
+        cdef span[float] logits = span[float](&out[0, 0, 0] if size else NULL, size)
+        with nogil:
+            self.engine.get().forward(flat, batch, length, logits)
+
+    def info(self):
+        cdef neox.EngineInfo info
+        with nogil:
+            info = self.engine.get().info()
+        return info

@@ -1,0 +1,271 @@
+"""Text in, text out: prompts, tokenizer, and any number of calls and threads over one native engine."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from . import _core
+from .outputs import CompletionOutput, Delta, EngineInfo, RequestOutput
+from .params import SamplingParams
+from .prompts import Prompt, Prompts, TokenPrompt, read_prompt, split_prompts, token_array
+from .tokenizer import Tokenizer, load_tokenizer
+
+DEMO_MODEL = Path(__file__).with_name("models") / "classics-7m"
+
+
+class _Request:
+    """A submitted request: what it has produced so far, and the queue of the call that waits for it."""
+
+    __slots__ = ("output", "queue")
+
+    def __init__(self, output: RequestOutput, queue: deque[Delta]) -> None:
+        self.output = output
+        self.queue = queue
+
+    def take(self, raw: dict[str, Any]) -> Delta:
+        completion = self.output.outputs[0]
+        completion.token_ids += raw["token_ids"]
+        completion.logprobs += raw["logprobs"]
+        completion.text += raw["text"]
+        completion.finish_reason = raw["finish"]
+        completion.stop_reason = raw["stop_token"] if raw["stop_token"] >= 0 else None
+        completion.error = _core.NumericalError(raw["error"]) if raw["error"] else None
+        return Delta(
+            request_id=raw["request_id"],
+            index=0,
+            token_ids=raw["token_ids"],
+            logprobs=raw["logprobs"],
+            text=raw["text"],
+            finish_reason=raw["finish"],
+            output=self.output if raw["finish"] else None,
+        )
+
+
+class Engine:
+    """A loaded model and its requests.
+
+    Any number of `generate`, `stream` and `submit` calls may be open at once, in any number of threads: their requests share the steps.
+    Errors: FileNotFoundError, ValueError (an option, a config, a file's content, a prompt), NotImplementedError (well-formed, but not
+    something this build does), MemoryError, NumericalError, RuntimeError.
+
+    model: a HuggingFace folder (config.json, *.safetensors, tokenizer.json); None = the demo model that comes with the package
+    tokenizer: a tokenizer.json or its folder; None = the model's, and where it has none the engine works on ids
+    dtype: of the weights: "auto" (the checkpoint's; float32 for the demo model), "float32", "float16" or "bfloat16"
+    device: "auto", "cpu" or "cuda"
+    kv_cache_dtype: "auto" (the weights'), "float32", "float16" or "bfloat16"
+    kv_cache_memory: bytes of KV cache; None = what is sensible for the device
+    block_size: positions in a page of the KV cache, a multiple of 16
+    max_model_len: positions of one request, prompt and continuation; None = the model's max_position_embeddings
+    max_num_seqs: sequences in one step at most
+    max_num_batched_tokens: tokens in one step at most; None = 256 on a CPU
+    num_threads: CPU threads; None = the cores this process may use
+    seed: of requests that bring none, in [0, 2**64); None = fresh entropy for each
+    isa: for tests: the CPU kernels, "auto" (the best this machine runs), "generic", "avx2" or "avx512"
+
+    Data types may also be numpy's.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        tokenizer: str | os.PathLike[str] | None = None,
+        dtype: str | DTypeLike = "auto",
+        device: str = "auto",
+        kv_cache_dtype: str | DTypeLike = "auto",
+        kv_cache_memory: int | None = None,
+        block_size: int = 16,
+        max_model_len: int | None = None,
+        max_num_seqs: int = 256,
+        max_num_batched_tokens: int | None = None,
+        num_threads: int | None = None,
+        seed: int | None = None,
+        isa: str = "auto",
+    ) -> None:
+        if model is None and _dtype_name(dtype) == "auto":
+            dtype = "float32"
+        folder = DEMO_MODEL if model is None else Path(model)
+        self._core = _core.Engine(
+            model=str(folder),
+            dtype=_dtype_name(dtype),
+            device=device,
+            kv_cache_dtype=_dtype_name(kv_cache_dtype),
+            isa=isa,
+            kv_cache_memory=kv_cache_memory or 0,
+            block_size=block_size,
+            max_model_len=max_model_len or 0,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens or 0,
+            num_threads=num_threads or 0,
+            seed=seed,
+        )
+        self.info = EngineInfo(**self._core.info())
+        self.tokenizer = load_tokenizer(folder) if tokenizer is None else Tokenizer(tokenizer)
+        if self.tokenizer is not None:
+            self._core.set_vocabulary(self.tokenizer.bytes_table())
+        self._changed = threading.Condition()  # guards the four below
+        self._stepping = False
+        self._requests: dict[int, _Request] = {}
+        self._inbox: deque[dict[str, Any]] = deque()  # deltas of the last step, on their way to their requests' queues
+        self._raw_queue: deque[Delta] = deque()  # deltas of requests from submit()
+        self._raw_step = threading.Lock()
+
+    def generate(self, prompts: Prompts, params: SamplingParams | Sequence[SamplingParams] | None = None) -> list[RequestOutput]:
+        """Continues every prompt and returns one RequestOutput each, in order.
+
+        prompts: one prompt or many: text, a list of texts, a list of ids, a list of id lists, or an int array [length] or [batch, length].
+        params: one for all, or one for each; None = SamplingParams().
+        A refused prompt raises, and the call's other requests are cancelled. A request that fails later has finish_reason "error"; only
+        if all failed, the first one's error is raised. Ctrl-C cancels the call's requests.
+        """
+        read = []
+        for i, prompt in enumerate(split_prompts(prompts)):
+            with _naming(i):
+                read.append(self._read(prompt))
+        if params is None or isinstance(params, SamplingParams):
+            params = [params or SamplingParams()] * len(read)
+        if len(params) != len(read):
+            raise ValueError(f"params has {len(params)} entries for {len(read)} prompts: expected one, or one for each prompt")
+        queue: deque[Delta] = deque()
+        outputs: dict[int, RequestOutput] = {}
+        try:
+            ids = []
+            for i, tokens in enumerate(read):
+                with _naming(i):
+                    ids.append(self._submit(tokens, params[i], queue))
+            while len(outputs) < len(ids):
+                for delta in self._next(queue):
+                    if delta.output is not None:
+                        outputs[delta.request_id] = delta.output
+        finally:
+            self._abandon(queue)
+        errors = [output.outputs[0].error for output in outputs.values()]
+        if errors and all(errors):
+            raise errors[0]  # type: ignore[misc]
+        return [outputs[request_id] for request_id in ids]
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
+        """Continues one prompt and yields each step's Delta as it comes. The request starts with the loop; leaving the loop cancels it."""
+        return self._stream(self._read(prompt), params or SamplingParams())
+
+    def _stream(self, prompt: TokenPrompt, params: SamplingParams) -> Iterator[Delta]:
+        queue: deque[Delta] = deque()
+        try:
+            self._submit(prompt, params, queue)
+            finished = False
+            while not finished:
+                for delta in self._next(queue):
+                    if delta.output is not None and delta.output.outputs[0].error is not None:
+                        raise delta.output.outputs[0].error
+                    finished = delta.finished
+                    yield delta
+        finally:
+            self._abandon(queue)
+
+    def submit(self, prompt: Prompt, params: SamplingParams | None = None) -> int:
+        """Queues a request for `step` and returns its id. Safe from any thread."""
+        return self._submit(self._read(prompt), params or SamplingParams(), self._raw_queue)
+
+    def step(self) -> list[Delta]:
+        """Runs one step, and returns what the requests of `submit` got since the last call; a request's last Delta holds its output.
+
+        RuntimeError if another thread is in `step` already.
+        """
+        if not self._raw_step.acquire(blocking=False):
+            raise RuntimeError("step() is running in another thread: one thread steps, any thread may submit and cancel")
+        try:
+            return list(self._next(self._raw_queue))
+        finally:
+            self._raw_step.release()
+
+    def has_work(self) -> bool:
+        """Whether a request of `submit` has more to give to `step`."""
+        with self._changed:
+            return bool(self._raw_queue) or any(request.queue is self._raw_queue for request in self._requests.values())
+
+    def cancel(self, request_id: int) -> None:
+        """Ends a request at the next step, with finish_reason "cancelled"; an unknown or ended id is ignored. Safe from any thread."""
+        self._core.cancel(request_id)
+
+    def forward(self, input_ids: ArrayLike) -> NDArray[np.float32]:
+        """Logits of every position: integers [batch, length] -> float32 [batch, length, vocab]. Keeps nothing in the KV cache."""
+        ids = token_array(input_ids, "input_ids", dimensions=2)
+        out = np.empty((*ids.shape, self.info.vocab), np.float32)
+        with self._turn(lambda: False):
+            self._core.forward(ids, out)
+        return out
+
+    def _read(self, prompt: Prompt) -> TokenPrompt:
+        return read_prompt(prompt, self.tokenizer, self.info.model)
+
+    def _submit(self, prompt: TokenPrompt, params: SamplingParams, queue: deque[Delta]) -> int:
+        with self._changed:  # so that no step of another thread delivers before the request is known here
+            request_id = self._core.submit(prompt.ids, params)
+            output = RequestOutput(request_id, prompt.text, prompt.ids.tolist(), [CompletionOutput()])
+            self._requests[request_id] = _Request(output, queue)
+        return request_id
+
+    def _abandon(self, queue: deque[Delta]) -> None:
+        """Cancels what a call leaves unfinished; what the engine still says of it is dropped."""
+        with self._changed:
+            for request_id in [i for i, request in self._requests.items() if request.queue is queue]:
+                self._core.cancel(request_id)
+                del self._requests[request_id]
+
+    def _next(self, queue: deque[Delta]) -> Iterator[Delta]:
+        """What is in the queue; if nothing is, after one step, which another thread may run."""
+        with self._turn(lambda: bool(queue)) as mine:
+            if mine:
+                self._core.step(self._inbox)
+        while queue:
+            yield queue.popleft()
+
+    @contextmanager
+    def _turn(self, served: Callable[[], bool]) -> Iterator[bool]:
+        """Yields True to the one thread that may use the engine now, or False as soon as others' steps have `served` this one."""
+        mine = False
+        try:
+            with self._changed:
+                self._changed.wait_for(lambda: served() or not self._stepping)
+                if not served():
+                    mine = self._stepping = True
+            yield mine
+        finally:
+            if mine:
+                with self._changed:
+                    self._stepping = False
+                    self._deliver()
+                    self._changed.notify_all()
+
+    def _deliver(self) -> None:
+        while self._inbox:
+            raw = self._inbox.popleft()
+            request = self._requests.get(raw["request_id"])
+            if request is None:
+                continue
+            request.queue.append(request.take(raw))
+            if raw["finish"]:
+                del self._requests[raw["request_id"]]
+
+
+@contextmanager
+def _naming(index: int) -> Iterator[None]:
+    """Tells in a traceback which of many prompts was refused."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"in prompts[{index}]")
+        raise
+
+
+def _dtype_name(dtype: str | DTypeLike) -> str:
+    return dtype if isinstance(dtype, str) else np.dtype(dtype).name

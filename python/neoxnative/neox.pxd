@@ -1,0 +1,69 @@
+# What Python sees of cpp/include/neox/engine.h. Structs that only leave C++ are declared as C structs: Cython turns those into dicts.
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libcpp cimport bool
+from libcpp.optional cimport optional
+from libcpp.span cimport span
+from libcpp.string cimport string
+from libcpp.vector cimport vector
+
+ctypedef span[const int32_t] Ids
+
+cdef extern from "errors.h" nogil:
+    void raise_neox_error()
+
+cdef extern from "neox/engine.h" namespace "neox" nogil:
+    cdef cppclass EngineConfig:
+        string model, dtype, device, kv_cache_dtype, isa
+        int64_t kv_cache_memory
+        int32_t block_size, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads
+        optional[uint64_t] seed
+
+    cdef cppclass SamplingParams:
+        int32_t max_tokens, min_tokens, top_k
+        float temperature, top_p, min_p
+        optional[uint64_t] seed
+        bool ignore_eos
+        vector[int32_t] stop_token_ids
+        void validate() except +raise_neox_error
+
+    cdef enum class FinishReason(uint8_t):
+        none
+        stop
+        length
+        cancelled
+        error
+
+    cdef struct Delta:
+        uint64_t request_id
+        vector[int32_t] token_ids
+        vector[float] logprobs
+        string text
+        FinishReason finish
+        int32_t stop_token
+        string error
+
+    cdef struct EngineInfo:
+        string model, device, device_detail, dtype, kv_cache_dtype, hidden_act
+        int32_t layers, hidden, heads, head_dim, intermediate, vocab, rotary_dim, max_positions
+        double rotary_base, layer_norm_eps
+        bool parallel_residual, tied_embedding, attention_bias
+        int64_t parameters, weight_bytes, kv_cache_bytes
+        int32_t block_size, num_blocks, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads
+        vector[int32_t] eos_token_ids
+        vector[string] warnings
+
+    cdef cppclass Vocabulary:
+        vector[string] bytes
+
+    cdef cppclass Engine:
+        Engine(const EngineConfig&) except +raise_neox_error
+        void set_vocabulary(Vocabulary) except +raise_neox_error
+        uint64_t submit(Ids, const SamplingParams&) except +raise_neox_error
+        void cancel(uint64_t) except +raise_neox_error
+        vector[Delta] step() except +raise_neox_error
+        bool has_work() except +raise_neox_error
+        void forward(Ids, int64_t, int64_t, span[float]) except +raise_neox_error
+        const EngineInfo& info() except +raise_neox_error
+
+    vector[string] build_info() except +raise_neox_error
+    const char* version()

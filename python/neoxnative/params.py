@@ -1,0 +1,41 @@
+"""How a request is sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from . import _core
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingParams:
+    """How one request is sampled. Checked on construction: ValueError or TypeError name the field, the value and what was expected.
+
+    Filters apply in this order: temperature, top_k, top_p, min_p. In brackets: the name in HuggingFace's `generate`, then
+    FasterTransformer's, where it differs.
+
+    max_tokens: new tokens at most, at least 1 (HF max_new_tokens, FT request_output_len)
+    min_tokens: EOS and stop ids cannot be drawn before this many, 0 to max_tokens (HF min_new_tokens, FT min_length)
+    temperature: 0.001 to 1000, or 0 for greedy, with ties to the lowest id (HF do_sample=False)
+    top_k: draw from the k most probable tokens, 0 = from all (FT runtime_top_k)
+    top_p: draw from the smallest set of tokens that holds this probability, in (0, 1] (FT runtime_top_p)
+    min_p: leave out tokens less probable than this share of the most probable one, in [0, 1]
+    seed: of this request's draws, in [0, 2**64); None = the engine's, or fresh entropy (FT random_seed)
+    ignore_eos: go on after the model's end-of-text token
+    stop_token_ids: token ids that end the request, besides EOS, 16 at most (HF eos_token_id, FT end_id)
+    """
+
+    max_tokens: int = 16
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int | None = None
+    ignore_eos: bool = False
+    stop_token_ids: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        _core.validate(self)

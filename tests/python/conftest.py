@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import models
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+
+
+@pytest.fixture(scope="session")
+def folder_of(tmp_path_factory):
+    """folder_of(model, **how) -> the model's HuggingFace folder, written once."""
+    made = {}
+
+    def folder(model, **how):
+        key = (model, *sorted(how.items()))
+        if key not in made:
+            made[key] = str(models.write(model, tmp_path_factory.mktemp("model"), **how))
+        return made[key]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def goldens():
+    with np.load(DATA / "goldens.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="session")
+def cpu_isas():
+    """The kernels that this machine must be able to run, by its own account."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        flags = set()
+    isas = ["generic"]
+    if {"avx2", "fma", "f16c"} <= flags:
+        isas.append("avx2")
+    if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= flags:
+        isas.append("avx512")
+    return isas
