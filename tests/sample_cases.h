@@ -28,7 +28,9 @@ inline Sampled sample(Backend& backend, const SampleCall& call) {
   for (size_t r = 0; r < call.logits.size(); r++) std::copy(call.logits[r].begin(), call.logits[r].end(), logits.row(int64_t(r)));
   const size_t count = call.rows.size(), top = count * size_t(call.top_n);
   const DeviceMatrix device_logits(backend, logits, DType::f32, vocab % 3);
-  const DeviceList<SampleRow> rows(backend, call.rows);
+  std::vector<SampleRow> asked = call.rows;
+  for (SampleRow& row : asked) row.top_n = call.top_n;
+  const DeviceList<SampleRow> rows(backend, asked);
   const DeviceList<int32_t> bans(backend, call.bans), top_ids(backend, std::vector<int32_t>(top, -77));
   const DeviceList<float> top_logprobs(backend, std::vector<float>(top, NAN));
   const Sample poison{.id = -77, .logprob = NAN, .rank = -77, .flags = -77};
@@ -40,7 +42,7 @@ inline Sampled sample(Backend& backend, const SampleCall& call) {
                   .limit = call.limit.value_or(int32_t(vocab)),
                   .bans = bans.data(),
                   .out = out.data(),
-                  .top_n = call.top_n,
+                  .top_ld = call.top_n,
                   .top_ids = top_ids.data(),
                   .top_logprobs = top_logprobs.data()});
   EXPECT_TRUE(device_logits.bits() == before) << "logits are only read";

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine against HuggingFace over the whole grid of models (tests/python/grid.py), live, in float32.
 
-    python tools/compare_hf.py [first [count]]      needs torch, transformers and neoxnative; about ten minutes on two cores
+python tools/compare_hf.py [first [count]]      needs torch, transformers and neoxnative; about ten minutes on two cores
 """
 
 import sys
@@ -10,11 +10,7 @@ import time
 
 import numpy as np
 
-from hf_peer import Peer
-
-import grid
-import models
-import reference
+from hf_peer import Peer, grid, models, reference
 from neoxnative import Engine, SamplingParams
 
 GREEDY = SamplingParams(max_tokens=grid.NEW_TOKENS, temperature=0, ignore_eos=True)

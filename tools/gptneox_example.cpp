@@ -269,6 +269,7 @@ void run(const std::string& ini_file) {
   EngineConfig config;
   config.model = job.model_dir;
   config.dtype = job.dtype;
+  config.enable_prefix_caching = false;  // or the timed run would find the warm-up's pages and skip the prompts
   if (job.batch_size > 0) config.max_num_seqs = std::min(config.max_num_seqs, job.batch_size);  // no more KV cache than the batch needs
   Engine engine(config);
   const EngineInfo& info = engine.info();

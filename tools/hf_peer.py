@@ -9,7 +9,16 @@ import torch
 from transformers import AutoModelForCausalLM
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
-sys.path.insert(0, str(TESTS / "python"))
+sys.path.insert(0, str(TESTS / "python"))  # what the tests and the tools here share
+
+import grid  # noqa: E402
+import models  # noqa: E402
+import reference  # noqa: E402
+
+__all__ = ["Peer", "TESTS", "grid", "models", "reference"]
+
+
+torch.set_num_threads(1)  # on matrices this small, more threads only wait for each other
 
 
 class Peer:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes tests/data/goldens.npz: HuggingFace's logits and greedy tokens of the seeded models, and of the demo model.
 
-    python tools/make_goldens.py [demo model folder]      needs torch and transformers
+python tools/make_goldens.py [demo model folder]      needs torch and transformers
 """
 
 import sys
@@ -12,10 +12,7 @@ import numpy as np
 import torch
 import transformers
 
-from hf_peer import TESTS, Peer
-
-import grid
-import models
+from hf_peer import TESTS, Peer, grid, models
 
 DEMO = TESTS.parent / "python/neoxnative/models/classics-7m"
 DEMO_PROMPT_LENGTHS = (5, 40, 300)

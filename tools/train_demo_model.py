@@ -2,8 +2,8 @@
 
     python tools/train_demo_model.py CORPUS OUT [--minutes 6]
 
-CORPUS is a text file, .xz or plain, of documents separated by NUL. The model in the package took 6 minutes on one H200 with 36 million tokens.
-Needs torch, transformers and tokenizers.
+CORPUS is a text file, .xz or plain, of documents separated by NUL. The model in the package took 6 minutes on one H200, with 36 million
+tokens. Needs torch, transformers and tokenizers.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def main() -> None:
 
     model.half().save_pretrained(args.out)
     tokenizer.save(str(args.out / "tokenizer.json"))
-    special = {name: "<|endoftext|>" for name in ("bos_token", "eos_token", "unk_token")}
+    special = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
     config = {"add_bos_token": True, "add_prefix_space": False, **special, "tokenizer_class": "GPTNeoXTokenizer"}
     (args.out / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
     for prompt in PROMPTS:

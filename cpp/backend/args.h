@@ -92,6 +92,7 @@ struct SampleRow {
   float top_p = 1.f, min_p = 0.f;
   int32_t top_k = 0;                     // 0 = all
   int32_t bans_begin = 0, bans_end = 0;  // range of SampleArgs::bans
+  int32_t top_n = 0;                     // most probable ids to report, up to SampleArgs::top_ld
 };
 enum SampleFlag : int32_t { kNonFinite = 1, kAllBanned = 2 };
 struct Sample {
@@ -107,9 +108,9 @@ struct SampleArgs {
   int32_t limit;        // ids >= limit are banned
   const int32_t* bans;  // ids banned in single rows
   Sample* out;          // [count]
-  int32_t top_n;        // most probable ids to report, 0 = none
-  int32_t* top_ids;     // [count, top_n]
-  float* top_logprobs;  // [count, top_n]
+  int32_t top_ld;       // room for each row's top ids
+  int32_t* top_ids;     // [count, top_ld] of which each row's top_n are written; -1 past the vocabulary
+  float* top_logprobs;  // [count, top_ld]
   int32_t first = 0;
 };
 

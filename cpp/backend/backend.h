@@ -17,7 +17,7 @@ class NEOX_API Backend {
  public:
   virtual ~Backend();
   virtual std::string name() const = 0;      // "cpu", "cuda"
-  virtual std::string describe() const = 0;  // "cpu (avx512, 2 threads)"
+  virtual std::string describe() const = 0;  // "avx512, 2 threads"
 
   virtual int64_t memory_free() const = 0;   // bytes that a KV cache may count on
   virtual void* allocate(size_t bytes) = 0;  // 256-byte aligned, contents undefined; throws Error(memory)

@@ -73,10 +73,11 @@ INL F tanh(F x) {
   return with_sign_of(x, where_less(a, set1(0.63f), fma(mul(a, s), q, a), big));
 }
 INL F gelu(F x) {  // x (1 + erf(x / sqrt 2)) / 2 by erfc(a) = exp(-a p(a)): no cancellation on either side
-  const F a = min(mul(abs(x), set1(0.707106781f)), set1(4.2f));
-  const F p = horner(a, set1(-6.45907357e-06f), 8.98565559e-05f, -0.000520567177f, 0.0014282912f, 0.000128272281f, -0.0193530805f,
+  const F a = mul(abs(x), set1(0.707106781f)), far = set1(4.2f), near = min(a, far);
+  const F p = horner(near, set1(-6.45907357e-06f), 8.98565559e-05f, -0.000520567177f, 0.0014282912f, 0.000128272281f, -0.0193530805f,
                      0.102853715f, 0.636605442f, 1.12838006f);
-  const F h = mul(x, mul(set1(0.5f), exp(mul(mul(a, set1(-1.f)), p))));
+  const F tail = mul(set1(0.5f), exp(mul(mul(near, set1(-1.f)), p)));
+  const F h = mul(x, where_less(far, a, set1(0.f), tail));
   return where_less(x, set1(0.f), h, sub(x, h));
 }
 INL F gelu_tanh(F x) {

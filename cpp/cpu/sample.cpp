@@ -87,12 +87,13 @@ void filter(const SampleArgs& a, const SampleRow& r, const float* logits, const 
 void list_top(const SampleArgs& a, const float* logits, double log_total, int32_t i, std::vector<int32_t>& ids) {
   ids.resize(size_t(a.logits.cols));
   for (size_t id = 0; id < ids.size(); id++) ids[id] = int32_t(id);
-  const auto n = std::min<ptrdiff_t>(a.top_n, ptrdiff_t(ids.size()));
+  const int32_t top_n = a.rows[i].top_n;
+  const auto n = std::min<ptrdiff_t>(top_n, ptrdiff_t(ids.size()));
   std::partial_sort(ids.begin(), ids.begin() + n, ids.end(),
                     [&](int32_t x, int32_t y) { return logits[x] != logits[y] ? logits[x] > logits[y] : x < y; });
-  for (ptrdiff_t k = 0; k < a.top_n; k++) {
-    a.top_ids[i * a.top_n + k] = k < n ? ids[size_t(k)] : -1;
-    a.top_logprobs[i * a.top_n + k] = k < n ? float(logits[ids[size_t(k)]] - log_total) : -std::numeric_limits<float>::infinity();
+  for (ptrdiff_t k = 0; k < top_n; k++) {
+    a.top_ids[i * a.top_ld + k] = k < n ? ids[size_t(k)] : -1;
+    a.top_logprobs[i * a.top_ld + k] = k < n ? float(logits[ids[size_t(k)]] - log_total) : -std::numeric_limits<float>::infinity();
   }
 }
 
@@ -110,7 +111,7 @@ void CpuBackend::sample_row(const SampleArgs& a, int32_t i, Scratch& scratch) co
     return;
   }
   const double log_total = double(most) + std::log(kernels_.exp_all(logits, vocab, most, 1.f, nullptr));
-  if (a.top_n > 0) list_top(a, logits, log_total, i, scratch.ids);
+  if (r.top_n > 0) list_top(a, logits, log_total, i, scratch.ids);
   int32_t id = r.token;
   if (id < 0) id = most_probable(a, r, logits);
   if (id < 0) {

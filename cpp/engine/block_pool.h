@@ -2,25 +2,68 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <list>
+#include <span>
+#include <unordered_map>
 #include <vector>
 
 namespace neox {
 
-/// Which pages of the KV cache are free. Pure host arithmetic; the memory is KvCache's.
+/// A sequence's pages, in order of position, and how far they are findable.
+struct BlockTable {
+  std::vector<int32_t> blocks;
+  int32_t published = 0;  // the first pages, that are in the prefix cache (as themselves, or as an equal page of another owner)
+  int64_t prefix = 0;     // names the tokens of the published pages; 0 = none
+
+  int32_t size() const { return int32_t(blocks.size()); }
+};
+
+/// Who owns which page of the KV cache, and which pages hold a known prefix. Pure host arithmetic; the memory is KvCache's.
+///
+/// A page is free, or owned by one or more tables. A whole page whose content is known to be good may be published: it is then found by its
+/// tokens and all that stand before them, and stays findable when its owners are gone, until the page is needed. Equal hashes are not
+/// trusted: a hit compares the tokens.
 class BlockPool {
  public:
-  explicit BlockPool(int32_t blocks);
+  BlockPool(int32_t blocks, int32_t block_size, bool prefix_caching);
 
-  int32_t size() const { return size_; }
-  int32_t free_blocks() const { return int32_t(free_.size()); }
-  /// Grows a page table to `blocks` pages; false, and no change, if there are too few free ones.
-  bool grow(std::vector<int32_t>& table, int32_t blocks);
-  /// Gives all pages of a table back and empties it.
-  void release(std::vector<int32_t>& table);
+  int32_t size() const { return int32_t(pages_.size()); }
+  int32_t block_size() const { return block_size_; }
+  int32_t blocks_for(int32_t positions) const { return (positions + block_size_ - 1) / block_size_; }
+  /// Pages that nobody owns, findable or not.
+  int32_t available() const { return int32_t(unused_.size()); }
+  int32_t owners(int32_t block) const { return pages_[size_t(block)].owners; }
+
+  /// Grows a table to `blocks` pages; false, and no change, if too few are available.
+  bool grow(BlockTable& table, int32_t blocks);
+  /// Gives up all pages of a table and empties it.
+  void release(BlockTable& table);
+  /// A second owner of the table's first `blocks` pages.
+  BlockTable share(const BlockTable& table, int32_t blocks);
+  /// Fills an empty table with the longest run of findable pages that hold the first of `tokens`; returns their positions.
+  int32_t match(BlockTable& table, std::span<const int32_t> tokens);
+  /// Makes the whole pages among the first `positions` findable.
+  void publish(BlockTable& table, std::span<const int32_t> tokens, int32_t positions);
 
  private:
-  int32_t size_;
-  std::vector<int32_t> free_;  // a stack: the page given back last is the one in the cache
+  struct Page {
+    int32_t owners = 0;
+    int64_t prefix = 0;  // 0 = not findable
+    int64_t parent = 0;  // prefix of the page before it
+    std::vector<int32_t> tokens;
+    std::list<int32_t>::iterator unused;  // its place there, without owners
+  };
+  int32_t take();
+  int32_t lookup(int64_t parent, std::span<const int32_t> tokens) const;  // -1 = none
+  void forget(Page& page, int32_t block);
+  static size_t hash(int64_t parent, std::span<const int32_t> tokens);
+
+  const int32_t block_size_;
+  const bool prefix_caching_;
+  std::vector<Page> pages_;
+  std::list<int32_t> unused_;  // in the order of reuse: pages that nobody can find, then the findable ones, longest unused first
+  std::unordered_multimap<size_t, int32_t> findable_;  // hash(parent, tokens) -> page
+  int64_t prefixes_ = 0;
 };
 
 }  // namespace neox

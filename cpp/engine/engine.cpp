@@ -4,58 +4,21 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
-#include <mutex>
+#include <chrono>
 #include <random>
 
 #include "base/check.h"
 #include "base/philox.h"
-#include "engine/detokenizer.h"
-#include "engine/executor.h"
-#include "engine/scheduler.h"
+#include "engine/engine_impl.h"
 
 namespace neox {
 
-/// Two locks: `stepping` is held through a step, `inbox` for the moment in which submit and cancel leave something for the next one.
-struct Engine::Impl {
-  explicit Impl(const EngineConfig& c)
-      : config(c), executor(config, info.warnings), scheduler(limits(), executor.num_blocks()),
-        buffer(executor.limits(), executor.model().eos_token_ids) {
-    limit = executor.model().vocab_size;
-    describe();
-  }
-
-  SchedulerLimits limits() const {
-    return {.max_num_seqs = executor.limits().seqs, .max_num_batched_tokens = executor.limits().tokens, .block_size = config.block_size};
-  }
-  void describe();
-  void check_usable() const;
-  void check_prompt(std::span<const int32_t> prompt) const;
-  std::unique_ptr<Sequence> make_sequence(std::span<const int32_t> prompt, const SamplingParams& params);
-  void read_inbox(std::vector<Delta>& deltas);
-  void step(std::vector<Delta>& deltas);
-  void advance(Sequence& s, const Sample& sample, std::vector<Delta>& deltas);
-  void append(Sequence& s, const Sample& sample, Delta& delta);
-  void finish(Sequence& s);
-
-  EngineConfig config;  // "auto" and 0 replaced by what they came to
-  EngineInfo info;
-  Executor executor;
-  Scheduler scheduler;
-  StepBuffer buffer;
-  Vocabulary vocabulary;
-  int32_t limit;  // ids from here on are banned
-  const pid_t process = getpid();
-  std::string failure;  // what broke the engine for good
-
-  std::mutex stepping;
-  std::mutex inbox;
-  std::vector<std::unique_ptr<Sequence>> submitted;  // under inbox
-  std::vector<uint64_t> cancelled;                   // under inbox
-  uint64_t requests = 0;                             // under inbox
-  std::vector<Delta> waiting;                        // of other requests, made while forward was stepping; under stepping
-  std::atomic<int64_t> open{0};                      // requests that have not ended
-};
+Engine::Impl::Impl(const EngineConfig& c)
+    : config(c), executor(config, info.warnings), scheduler(executor.limits(), executor.num_blocks(), c.enable_prefix_caching),
+      buffer(executor.limits(), executor.model().eos_token_ids), limit(executor.model().vocab_size), process(getpid()) {
+  stats.blocks_total = executor.num_blocks();
+  describe();
+}
 
 void Engine::Impl::describe() {
   const ModelConfig& m = executor.model();
@@ -96,92 +59,69 @@ void Engine::Impl::check_usable() const {
   if (getpid() != process)
     fail(ErrorKind::runtime, "this engine was made in process ", process, " and cannot be used in its fork ", getpid(),
          ": make the engine after forking");
-  if (!failure.empty()) fail(ErrorKind::runtime, "this engine failed earlier and cannot go on: ", failure);
 }
 
 void Engine::Impl::check_prompt(std::span<const int32_t> prompt) const {
+  const int32_t vocab = executor.model().vocab_size;
   require(!prompt.empty(), "the prompt is empty, expected at least one token");
   for (size_t i = 0; i < prompt.size(); i++)
-    require(prompt[i] >= 0 && prompt[i] < executor.model().vocab_size, "the prompt's token ", i, " is ", prompt[i], ", expected 0 to ",
-            executor.model().vocab_size - 1);
+    require(prompt[i] >= 0 && prompt[i] < vocab, "the prompt's token ", i, " is ", prompt[i], ", expected 0 to ", vocab - 1);
 }
 
-std::unique_ptr<Sequence> Engine::Impl::make_sequence(std::span<const int32_t> prompt, const SamplingParams& params) {
+void Engine::Impl::check_params(std::span<const int32_t> prompt, const SamplingParams& p) const {
+  p.validate();
+  require(int64_t(prompt.size()) + (p.max_tokens > 0) <= config.max_model_len, "the prompt has ", prompt.size(), " tokens, expected ",
+          p.max_tokens > 0 ? "fewer than" : "at most", " max_model_len ", config.max_model_len);
+  require(p.logprobs <= config.max_logprobs, "logprobs is ", p.logprobs, ", expected at most max_logprobs ", config.max_logprobs);
+  require(p.prompt_logprobs <= config.max_logprobs, "prompt_logprobs is ", p.prompt_logprobs, ", expected at most max_logprobs ",
+          config.max_logprobs);
+  require(p.stop.empty() || !vocabulary.bytes.empty(),
+          "stop holds strings, but the engine has no vocabulary to match them with: use stop_token_ids");
+}
+
+std::unique_ptr<Sequence> Engine::Impl::make_sequence(std::span<const int32_t> prompt, const SamplingParams& params) const {
   auto s = std::make_unique<Sequence>();
   s->tokens.assign(prompt.begin(), prompt.end());
   s->prompt_length = int32_t(prompt.size());
   s->params = params;
+  s->forks = params.n - 1;
+  s->scored = std::max(1, params.prompt_logprobs_start);
   s->max_length = int32_t(std::min<int64_t>(int64_t(prompt.size()) + params.max_tokens, config.max_model_len));
-  const int32_t blocks = scheduler.blocks_for(s->max_length);
+  const int32_t blocks = scheduler.pool().blocks_for(s->max_length);
   require(blocks <= scheduler.pool().size(), "the request needs ", blocks, " pages of the KV cache for ", s->max_length,
           " tokens, but there are ", scheduler.pool().size(), ": raise kv_cache_memory, or shorten the prompt or max_tokens");
-  s->tokens.reserve(size_t(s->max_length));
   return s;
 }
 
-void Engine::Impl::read_inbox(std::vector<Delta>& deltas) {
-  const std::lock_guard lock(inbox);
-  for (auto& s : submitted) scheduler.add(std::move(s));
-  submitted.clear();
-  for (uint64_t id : cancelled)
-    if (Sequence* s = scheduler.find(id)) {
-      s->finish = FinishReason::cancelled;
-      deltas.push_back({.request_id = id, .text = take_characters(s->pending, true), .finish = FinishReason::cancelled});
-      finish(*s);
-    }
-  cancelled.clear();
-}
-
-void Engine::Impl::finish(Sequence& s) {
-  if (s.left) --*s.left;
-  open--;
-  scheduler.remove(&s);
-}
-
-void Engine::Impl::append(Sequence& s, const Sample& sample, Delta& delta) {
-  s.tokens.push_back(sample.id);
-  delta.token_ids.push_back(sample.id);
-  delta.logprobs.push_back(sample.logprob);
-  if (size_t(sample.id) < vocabulary.bytes.size()) s.pending += vocabulary.bytes[size_t(sample.id)];
-  const auto holds = [&](const std::vector<int32_t>& ids) { return std::find(ids.begin(), ids.end(), sample.id) != ids.end(); };
-  if ((!s.params.ignore_eos && holds(executor.model().eos_token_ids)) || holds(s.params.stop_token_ids)) {
-    s.finish = FinishReason::stop;
-    delta.stop_token = sample.id;
-  } else if (s.length() >= s.max_length) {
-    s.finish = FinishReason::length;
+uint64_t Engine::Impl::draw_seed(uint64_t request_id) const {
+  if (config.seed) {  // another stream for each request, the same in every run
+    const auto words =
+        philox({uint32_t(request_id), uint32_t(request_id >> 32), 0, 0}, uint32_t(*config.seed), uint32_t(*config.seed >> 32));
+    return words[0] | uint64_t(words[1]) << 32;
   }
-}
-
-void Engine::Impl::advance(Sequence& s, const Sample& sample, std::vector<Delta>& deltas) {
-  Delta delta{.request_id = s.request_id};
-  if (sample.flags == 0) {
-    append(s, sample, delta);
-  } else {
-    s.finish = FinishReason::error;
-    delta.error = concat(sample.flags & kNonFinite ? "the logits hold NaN or infinity" : "every token is banned", " at position ",
-                         s.length(), " of request ", s.request_id);
-  }
-  delta.text = take_characters(s.pending, s.finish != FinishReason::none);
-  delta.finish = s.finish;
-  if (s.finish != FinishReason::none) finish(s);
-  deltas.push_back(std::move(delta));
+  std::random_device entropy;
+  return entropy() | uint64_t(entropy()) << 32;
 }
 
 void Engine::Impl::step(std::vector<Delta>& deltas) {
-  check_usable();
-  read_inbox(deltas);
-  const StepPlan plan = scheduler.schedule();
-  if (plan.chunks.empty()) return;
+  if (!failure.empty()) fail(ErrorKind::runtime, "this engine failed earlier and cannot go on: ", failure);
+  using Clock = std::chrono::steady_clock;
+  const auto seconds = [](Clock::duration d) { return std::chrono::duration<double>(d).count(); };
+  const auto begin = Clock::now();
   try {
-    buffer.fill(plan);
-    const std::vector<Sample>& samples = executor.run(buffer, limit);
-    auto sample = samples.begin();
-    for (const Chunk& c : plan.chunks) {
-      Sequence& s = *c.sequence;
-      s.computed += c.count;
-      if (c.samples) advance(s, *sample++, deltas);
-      else if (s.logits_out && s.computed == s.length()) finish(s);
+    read_inbox(deltas);
+    const StepPlan plan = scheduler.schedule();
+    if (!plan.chunks.empty()) buffer.fill(plan);
+    const auto planned = Clock::now();
+    if (!plan.chunks.empty()) {
+      const Executor::Result& result = executor.run(buffer, limit);
+      size_t sample = 0;
+      for (const Chunk& chunk : plan.chunks) {
+        advance(chunk, result, sample, deltas);
+        sample += size_t(chunk.samples());
+      }
     }
+    count(plan, seconds(planned - begin), seconds(Clock::now() - planned));
   } catch (const std::exception& e) {
     failure = e.what();
     throw;
@@ -193,7 +133,7 @@ Engine::~Engine() = default;
 
 void Engine::set_vocabulary(Vocabulary vocabulary) {
   impl_->check_usable();
-  const std::lock_guard lock(impl_->stepping);
+  const std::scoped_lock lock(impl_->stepping, impl_->inbox);
   if (impl_->requests > 0)
     fail(ErrorKind::runtime, "set_vocabulary was called after ", impl_->requests, " requests, expected before the first");
   require(!vocabulary.bytes.empty(), "the vocabulary is empty");
@@ -203,27 +143,15 @@ void Engine::set_vocabulary(Vocabulary vocabulary) {
 
 uint64_t Engine::submit(std::span<const int32_t> prompt, const SamplingParams& params) {
   impl_->check_usable();
-  params.validate();
   impl_->check_prompt(prompt);
-  require(prompt.size() < size_t(impl_->config.max_model_len), "the prompt has ", prompt.size(),
-          " tokens, expected fewer than max_model_len ", impl_->config.max_model_len);
+  impl_->check_params(prompt, params);
   auto s = impl_->make_sequence(prompt, params);
   const std::lock_guard lock(impl_->inbox);
   s->request_id = ++impl_->requests;
-  if (params.seed) {
-    s->seed = *params.seed;
-  } else if (impl_->config.seed) {  // another stream for each request, the same in every run
-    const auto words = philox({uint32_t(s->request_id), uint32_t(s->request_id >> 32), 0, 0}, uint32_t(*impl_->config.seed),
-                              uint32_t(*impl_->config.seed >> 32));
-    s->seed = words[0] | uint64_t(words[1]) << 32;
-  } else {
-    std::random_device entropy;
-    s->seed = entropy() | uint64_t(entropy()) << 32;
-  }
-  const uint64_t id = s->request_id;
+  s->seed = params.seed ? *params.seed : impl_->draw_seed(s->request_id);
   impl_->submitted.push_back(std::move(s));
   impl_->open++;
-  return id;
+  return impl_->requests;
 }
 
 void Engine::cancel(uint64_t request_id) {
@@ -233,15 +161,25 @@ void Engine::cancel(uint64_t request_id) {
 }
 
 std::vector<Delta> Engine::step() {
+  impl_->check_usable();
   const std::unique_lock lock(impl_->stepping, std::try_to_lock);
   if (!lock) fail(ErrorKind::runtime, "step was called while another thread is inside step or forward");
-  std::vector<Delta> deltas = std::move(impl_->waiting);
-  impl_->waiting.clear();
+  std::vector<Delta> deltas = std::move(impl_->pending);
+  impl_->pending.clear();
   impl_->step(deltas);
   return deltas;
 }
 
 bool Engine::has_work() const { return impl_->open > 0; }
+
+Stats Engine::stats() const {
+  const std::lock_guard lock(impl_->inbox);
+  Stats out = impl_->stats;
+  out.requests = int64_t(impl_->requests);
+  out.finished = out.requests - impl_->open;
+  out.waiting += int32_t(impl_->submitted.size());
+  return out;
+}
 
 void Engine::forward(std::span<const int32_t> ids, int64_t batch, int64_t length, std::span<float> out) {
   Impl& e = *impl_;
@@ -258,7 +196,7 @@ void Engine::forward(std::span<const int32_t> ids, int64_t batch, int64_t length
   {
     std::vector<std::unique_ptr<Sequence>> made;
     for (int64_t b = 0; b < batch; b++) {
-      made.push_back(e.make_sequence(ids.subspan(size_t(b * length), size_t(length)), {.max_tokens = 1}));
+      made.push_back(e.make_sequence(ids.subspan(size_t(b * length), size_t(length)), {.max_tokens = 0}));
       made.back()->logits_out = out.data() + b * length * vocab;
       made.back()->left = &left;
     }
@@ -269,7 +207,7 @@ void Engine::forward(std::span<const int32_t> ids, int64_t batch, int64_t length
       e.open++;
     }
   }
-  while (left > 0) e.step(e.waiting);
+  while (left > 0) e.step(e.pending);
 }
 
 const EngineInfo& Engine::info() const { return impl_->info; }

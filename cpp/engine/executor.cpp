@@ -2,6 +2,7 @@
 #include "engine/executor.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/check.h"
 
@@ -25,8 +26,15 @@ Executor::Executor(EngineConfig& config, std::vector<std::string>& warnings) : m
                                                 .kv = kv_->layers(),
                                                 .activations = activations_,
                                                 .stage = {.first_layer = 0, .last_layer = layers, .layers = layers}});
+  make_buffers(config);
+}
+
+void Executor::make_buffers(const EngineConfig& config) {
+  const auto samples = size_t(limits_.samples());
   step_buffer_ = Buffer(*backend_, StepBuffer(limits_, model_config_.eos_token_ids).capacity());
-  samples_ = Buffer(*backend_, size_t(limits_.seqs) * sizeof(Sample));
+  samples_ = Buffer(*backend_, samples * sizeof(Sample));
+  top_ids_ = Buffer(*backend_, samples * size_t(config.max_logprobs) * sizeof(int32_t));
+  top_logprobs_ = Buffer(*backend_, samples * size_t(config.max_logprobs) * sizeof(float));
 }
 
 void Executor::complete_limits(EngineConfig& c) const {
@@ -40,6 +48,9 @@ void Executor::complete_limits(EngineConfig& c) const {
           ", expected at most the model's max_position_embeddings ", model_config_.max_position_embeddings);
   require(c.block_size >= 16 && c.block_size % 16 == 0 && c.block_size <= 1024, "block_size is ", c.block_size,
           ", expected a multiple of 16 up to 1024");
+  require(c.max_logprobs >= 0 && c.max_logprobs <= 1024, "max_logprobs is ", c.max_logprobs, ", expected 0 to 1024");
+  require(model_config_.eos_token_ids.size() <= size_t(kMaxBansPerSeq) / 2, c.model, " has ", model_config_.eos_token_ids.size(),
+          " EOS ids, expected at most ", kMaxBansPerSeq / 2);
   require(c.kv_cache_memory >= 0, "kv_cache_memory is ", c.kv_cache_memory, ", expected bytes, or 0 for what is sensible");
 }
 
@@ -67,48 +78,86 @@ void Executor::make_cache(EngineConfig& c, DType dtype) {
   kv_ = std::make_unique<KvCache>(*backend_, shape, model_config_.num_hidden_layers, num_blocks_);
   limits_ = {.tokens = c.max_num_batched_tokens,
              .seqs = std::min(c.max_num_seqs, c.max_num_batched_tokens),
-             .outs = c.max_num_batched_tokens,
-             .bans = c.max_num_seqs * kMaxBansPerSeq,
              .blocks_per_seq = int32_t(per_seq),
              .block_size = c.block_size,
              .vocab = model_config_.vocab_size};
 }
 
-const std::vector<Sample>& Executor::run(const StepBuffer& buffer, int32_t limit) {
+/// Samples those rows from the done-th on whose out rows are among these logits; returns how many are done then.
+int32_t Executor::sample(const StepBuffer& buffer, const Tensor& logits, int32_t first, int32_t done, int32_t limit) {
+  const SampleRow* rows = buffer.sample_rows(buffer.data());  // on the host, to see which they are
+  const auto* base = step_buffer_.data<const int32_t>();
+  int32_t end = done;
+  while (end < buffer.samples() && rows[end].row < first + logits.rows) end++;
+  const int32_t ld = buffer.top_n();
+  if (end > done)
+    backend_->sample({.logits = logits,
+                      .rows = buffer.sample_rows(base) + done,
+                      .count = end - done,
+                      .limit = limit,
+                      .bans = buffer.bans(base),
+                      .out = samples_.data<Sample>() + done,
+                      .top_ld = ld,
+                      .top_ids = top_ids_.data<int32_t>() + int64_t(done) * ld,
+                      .top_logprobs = top_logprobs_.data<float>() + int64_t(done) * ld,
+                      .first = first});
+  return end;
+}
+
+const Executor::Result& Executor::run(const StepBuffer& buffer, int32_t limit) {
   Backend& be = *backend_;
   be.upload(step_buffer_.data(), buffer.data(), buffer.bytes());
   const auto* base = step_buffer_.data<const int32_t>();
   const Step step = buffer.step(base);
+  for (const KvPages& layer : kv_->layers())
+    if (buffer.copy_count() > 0) be.copy_blocks({.kv = layer, .pairs = buffer.copies(base), .count = buffer.copy_count()});
   model_->forward(step);
 
-  const SampleRow* rows = buffer.sample_rows(buffer.data());  // on the host, to see which belong to a chunk of out rows
-  auto* samples = samples_.data<Sample>();
   auto sink = buffer.sinks().begin();
   int32_t done = 0;
   for (int32_t first = 0, count; first < step.outs; first += count) {
     count = std::min(kLogitRows, step.outs - first);
     const Tensor logits = model_->logits(step, first, count);
-    int32_t here = 0;
-    while (done + here < buffer.samples() && rows[done + here].row < first + count) here++;
-    if (here > 0)
-      be.sample({.logits = logits,
-                 .rows = buffer.sample_rows(base) + done,
-                 .count = here,
-                 .limit = limit,
-                 .bans = buffer.bans(base),
-                 .out = samples + done,
-                 .top_n = 0,
-                 .top_ids = nullptr,
-                 .top_logprobs = nullptr,
-                 .first = first});
-    done += here;
+    done = sample(buffer, logits, first, done, limit);
     for (; sink != buffer.sinks().end() && sink->out_row < first + count; ++sink)
       be.download(sink->to, logits.row(sink->out_row - first), size_t(logits.cols) * sizeof(float));
   }
-  result_.resize(size_t(buffer.samples()));
-  be.download(result_.data(), samples, result_.size() * sizeof(Sample));
+  const auto samples = size_t(buffer.samples()), top = samples * size_t(buffer.top_n());
+  result_.top_n = buffer.top_n();
+  result_.samples.resize(samples), result_.top_ids.resize(top), result_.top_logprobs.resize(top);
+  be.download(result_.samples.data(), samples_.data(), samples * sizeof(Sample));
+  if (top > 0) {
+    be.download(result_.top_ids.data(), top_ids_.data(), top * sizeof(int32_t));
+    be.download(result_.top_logprobs.data(), top_logprobs_.data(), top * sizeof(float));
+  }
   be.synchronize();
   return result_;
+}
+
+std::string Executor::locate_non_finite(const Sequence& sequence) {
+  Sequence copy = sequence;  // the same numbers go to the same places of its pages
+  copy.logits_out = nullptr, copy.params = {};
+  int32_t where = model_config_.num_hidden_layers;
+  const auto probe = [&](int32_t layer, const Tensor& x) {
+    std::vector<float> row(size_t(x.cols));
+    for (int64_t r = 0; r < x.rows && layer < where; r++) {
+      backend_->download(row.data(), x.row(r), row.size() * sizeof(float));
+      backend_->synchronize();
+      if (!std::all_of(row.begin(), row.end(), [](float v) { return std::isfinite(v); })) where = layer;
+    }
+  };
+  StepBuffer buffer(limits_, {});
+  for (int32_t start = 0, count; start < sequence.computed; start += count) {
+    count = std::min(limits_.tokens, sequence.computed - start);
+    StepPlan plan;
+    plan.chunks.push_back({.sequence = &copy, .start = start, .count = count, .scores = 0, .draws = 0});
+    buffer.fill(plan);
+    backend_->upload(step_buffer_.data(), buffer.data(), buffer.bytes());
+    model_->forward(buffer.step(step_buffer_.data<const int32_t>()), probe);
+  }
+  if (where < 0) return "the embedding";
+  if (where == model_config_.num_hidden_layers) return "the final norm or the head";
+  return concat("layer ", where);
 }
 
 }  // namespace neox

@@ -19,8 +19,16 @@ class Executor {
   /// Loads the model and completes `config` where it says "auto" or 0.
   Executor(EngineConfig& config, std::vector<std::string>& warnings);
 
-  /// Runs a step and returns a sample for each sampling chunk, in order.
-  const std::vector<Sample>& run(const StepBuffer& buffer, int32_t limit);  // ids >= limit are banned
+  struct Result {  // in the order of the plan's samples
+    std::vector<Sample> samples;
+    int32_t top_n = 0;  // room for each sample's most probable ids
+    std::vector<int32_t> top_ids;
+    std::vector<float> top_logprobs;
+  };
+  /// Runs a step. Ids >= limit are banned. The result is valid until the next call.
+  const Result& run(const StepBuffer& buffer, int32_t limit);
+  /// Runs a sequence again, on its own pages, and names the place where a number first was NaN or infinite.
+  std::string locate_non_finite(const Sequence& sequence);
 
   const ModelConfig& model() const { return model_config_; }
   const Backend& backend() const { return *backend_; }
@@ -34,6 +42,8 @@ class Executor {
   void load(EngineConfig& config, std::vector<std::string>& warnings);
   void complete_limits(EngineConfig& config) const;
   void make_cache(EngineConfig& config, DType dtype);
+  void make_buffers(const EngineConfig& config);
+  int32_t sample(const StepBuffer& buffer, const Tensor& logits, int32_t first, int32_t done, int32_t limit);
 
   ModelConfig model_config_;
   std::unique_ptr<Backend> backend_;  // outlives all that follows
@@ -44,9 +54,10 @@ class Executor {
   SoloCommunicator tensor_parallel_, pipeline_;
   std::unique_ptr<Model> model_;
   StepLimits limits_{};
-  Buffer step_buffer_;  // the block on the device
-  Buffer samples_;      // [seqs] Sample on the device
-  std::vector<Sample> result_;
+  Buffer step_buffer_;             // the block on the device
+  Buffer samples_;                 // [samples] Sample on the device
+  Buffer top_ids_, top_logprobs_;  // [samples, max_logprobs]
+  Result result_;
   int32_t num_blocks_ = 0;
   int64_t parameters_ = 0;
 };

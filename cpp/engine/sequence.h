@@ -4,27 +4,33 @@
 #include <string>
 #include <vector>
 
+#include "engine/block_pool.h"
 #include "neox/engine.h"
 
 namespace neox {
 
-/// One request on its way: host state only. The device holds nothing of it but the pages in `blocks`.
+/// One sample of one request on its way: host state only. The device holds nothing of it but the pages in `table`.
 struct Sequence {
   uint64_t request_id = 0;
+  int32_t index = 0;  // of the sample within its request
+  int32_t forks = 0;  // samples of the request that will branch off where the prompt ends
   SamplingParams params;
   uint64_t seed = 0;
   std::vector<int32_t> tokens;  // the prompt, then what was generated
   int32_t prompt_length = 0;
-  int32_t max_length = 0;       // tokens at most, prompt included
-  int32_t computed = 0;         // positions whose k and v are in the pages
-  std::vector<int32_t> blocks;  // page table
-  std::string pending;          // bytes that are not yet whole characters
+  int32_t max_length = 0;  // tokens at most, prompt included
+  int32_t computed = 0;    // positions whose k and v are in the pages
+  int32_t scored = 0;      // prompt tokens before this one need no log-prob, or have it
+  BlockTable table;
+  std::vector<TokenLogprob> prompt_scores;
+  std::string held;             // text that may be the beginning of a stop string or of a character
   float* logits_out = nullptr;  // forward: [length, vocab], and nothing is sampled
   int64_t* left = nullptr;      // forward: how many of the call's sequences are not done
   FinishReason finish = FinishReason::none;
 
   int32_t length() const { return int32_t(tokens.size()); }
   int32_t generated() const { return length() - prompt_length; }
+  bool scores_prompt() const { return params.prompt_logprobs >= 0 && scored < prompt_length; }
 };
 
 }  // namespace neox

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <utility>
 #include <vector>
 
 #include "backend/args.h"
@@ -11,20 +12,27 @@ namespace neox {
 struct Chunk {
   Sequence* sequence;
   int32_t start, count;  // positions [start, start + count)
-  bool samples;          // the chunk ends at the sequence's last token, so a new one is drawn
+  int32_t scores;        // prompt tokens from Sequence::scored on whose log-probs this chunk gives
+  int32_t draws;         // new tokens: one, or one for each sample where a prompt ends; 0 in the middle of a prompt
+  int32_t samples() const { return scores + draws; }
 };
 struct StepPlan {
+  std::vector<std::pair<int32_t, int32_t>> copies;  // pages to copy before anything else: from, to
   std::vector<Chunk> chunks;
-  int32_t tokens = 0;
+  int32_t tokens = 0, samples = 0;
 };
 
-/// EOS and stop ids of one request that min_tokens may have to ban; submit refuses more.
-constexpr int32_t kMaxBansPerSeq = 32;
+constexpr int32_t kMaxSamples = 256;    // SamplingParams::n
+constexpr int32_t kMaxBansPerSeq = 32;  // EOS and stop ids that min_tokens may have to ban
 
 /// The largest step, and the rest that fixes where things lie in a StepBuffer.
 struct StepLimits {
-  int32_t tokens, seqs, outs, bans;
+  int32_t tokens, seqs;
   int32_t blocks_per_seq, block_size, vocab;
+  int32_t outs() const { return tokens; }
+  int32_t samples() const { return tokens + kMaxSamples; }  // scores, and draws of which one row may give many
+  int32_t copies() const { return samples(); }
+  int32_t bans() const { return seqs * kMaxBansPerSeq; }
 };
 
 /// All that changes between steps, in one block of int32: staging slot, single upload, and the message to other ranks. Every list has its
@@ -42,7 +50,10 @@ class StepBuffer {
   Step step(const int32_t* base) const;
   const SampleRow* sample_rows(const int32_t* base) const { return reinterpret_cast<const SampleRow*>(base + at_.samples); }
   const int32_t* bans(const int32_t* base) const { return base + at_.bans; }
+  const int32_t* copies(const int32_t* base) const { return base + at_.copies; }
   int32_t samples() const { return words_[kSamples]; }
+  int32_t copy_count() const { return words_[kCopies]; }
+  int32_t top_n() const { return words_[kTopN]; }  // the largest of any sample row
 
   /// Where logits rows go that a caller asked for as they are.
   struct Sink {
@@ -52,12 +63,15 @@ class StepBuffer {
   const std::vector<Sink>& sinks() const { return sinks_; }
 
  private:
-  enum Header { kTokens, kSeqs, kOuts, kSamples, kMaxQ, kMaxKv, kHeaderWords = 16 };
+  enum Header { kTokens, kSeqs, kOuts, kSamples, kCopies, kTopN, kMaxQ, kMaxKv, kHeaderWords = 16 };
   struct Offsets {  // in words
-    int32_t ids, pos, slot, q_start, kv_len, out_rows, samples, bans, blocks, end;
+    int32_t ids, pos, slot, q_start, kv_len, out_rows, samples, bans, copies, blocks, end;
   };
   void add(const Chunk& chunk);
-  void add_sample(const Sequence& s, int32_t out_row);
+  int32_t add_out(int32_t token_row);
+  void add_score(const Sequence& s, int32_t position, int32_t out_row);
+  void add_draw(const Sequence& s, int32_t index, int32_t out_row);
+  void add_sample(const SampleRow& row);
   int32_t* list(int32_t offset) { return words_.data() + offset; }
 
   const StepLimits limits_;

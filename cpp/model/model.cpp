@@ -18,12 +18,16 @@ AddNormArgs Model::entrance(int32_t l, const Activations& a) const {
   return {.x = a.x, .norm = &w.ln1, .out = a.n1};
 }
 
-void Model::forward(const Step& s) {
+void Model::forward(const Step& s, const Probe& probe) {
   const Activations a = activations_.first(s.tokens);
   if (stage_.first()) be.embed({.out = a.x, .ids = s.ids, .table = weights_.embedding});
   else pp.recv(a.x, stage_.prev);
   be.add_norm(entrance(stage_.first_layer, a));
-  for (int32_t l = stage_.first_layer; l < stage_.last_layer; l++) layer(l, s, a);
+  if (probe) probe(stage_.first_layer - 1, a.x);
+  for (int32_t l = stage_.first_layer; l < stage_.last_layer; l++) {
+    layer(l, s, a);
+    if (probe) probe(l, a.x);
+  }
   if (!stage_.last()) pp.send(a.x, stage_.next);
 }
 

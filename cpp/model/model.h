@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <functional>
+
 #include "backend/backend.h"
 #include "comm/communicator.h"
 #include "model/activations.h"
@@ -32,7 +34,9 @@ class Model {
   explicit Model(const Parts& parts);
 
   /// Runs this stage's layers over the step's tokens. On the last stage the rows are then ready for logits().
-  void forward(const Step& step);
+  /// The probe, if any, sees x after the embedding (-1) and after each layer.
+  using Probe = std::function<void(int32_t layer, const Tensor& x)>;
+  void forward(const Step& step, const Probe& probe = {});
   /// Logits of the step's out rows [first, first + count), count <= kLogitRows. The view is valid until the next call.
   Tensor logits(const Step& step, int32_t first, int32_t count);
 

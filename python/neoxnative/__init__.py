@@ -2,7 +2,7 @@
 
 from ._core import NumericalError, build_info, version
 from .engine import Engine
-from .outputs import CompletionOutput, Delta, EngineInfo, RequestOutput
+from .outputs import CompletionOutput, Delta, EngineInfo, Logprob, RequestOutput, ScoreOutput, Stats
 from .params import SamplingParams
 
 __version__ = version()
@@ -12,9 +12,12 @@ __all__ = [
     "Delta",
     "Engine",
     "EngineInfo",
+    "Logprob",
     "NumericalError",
     "RequestOutput",
     "SamplingParams",
+    "ScoreOutput",
+    "Stats",
     "__version__",
     "build_info",
 ]

@@ -33,6 +33,13 @@ cdef int32_t _int32(str name, value) except? -1:
         raise TypeError(f"{name} is {value!r}, expected an integer") from None
 
 
+cdef int32_t _count(str name, value) except? -1:
+    cdef int32_t c = _int32(name, value)
+    if c < 0:
+        raise ValueError(f"{name} is {value}, expected 0 or more, or None")
+    return c
+
+
 cdef int64_t _int64(str name, value) except? -1:
     try:
         return index(value)
@@ -68,6 +75,13 @@ cdef int _fill(neox.SamplingParams& c, params) except -1:
     if params.seed is not None:
         c.seed = _seed(params.seed)
     c.ignore_eos = params.ignore_eos
+    c.include_stop_str_in_output = params.include_stop_str_in_output
+    for text in params.stop:
+        c.stop.push_back(text.encode())
+    c.n = _int32("n", params.n)
+    c.logprobs = -1 if params.logprobs is None else _count("logprobs", params.logprobs)
+    c.prompt_logprobs = -1 if params.prompt_logprobs is None else _count("prompt_logprobs", params.prompt_logprobs)
+    c.prompt_logprobs_start = _int32("prompt_logprobs_start", params.prompt_logprobs_start)
     for token in params.stop_token_ids:
         c.stop_token_ids.push_back(_int32("stop_token_ids", token))
     return 0
@@ -99,7 +113,7 @@ cdef class Engine:
     cdef unique_ptr[neox.Engine] engine
 
     def __cinit__(self, *, str model, str dtype, str device, str kv_cache_dtype, str isa, kv_cache_memory, block_size, max_model_len,
-                  max_num_seqs, max_num_batched_tokens, num_threads, seed):
+                  max_num_seqs, max_num_batched_tokens, num_threads, max_logprobs, enable_prefix_caching, seed):
         cdef neox.EngineConfig c
         c.model, c.dtype, c.device, c.kv_cache_dtype, c.isa = model, dtype, device, kv_cache_dtype, isa
         c.kv_cache_memory = _int64("kv_cache_memory", kv_cache_memory)
@@ -108,6 +122,8 @@ cdef class Engine:
         c.max_num_seqs = _int32("max_num_seqs", max_num_seqs)
         c.max_num_batched_tokens = _int32("max_num_batched_tokens", max_num_batched_tokens)
         c.num_threads = _int32("num_threads", num_threads)
+        c.max_logprobs = _int32("max_logprobs", max_logprobs)
+        c.enable_prefix_caching = enable_prefix_caching
         if seed is not None:
             c.seed = _seed(seed)
         with nogil:
@@ -152,6 +168,12 @@ cdef class Engine:
         with nogil:
             work = self.engine.get().has_work()
         return work
+
+    def stats(self):
+        cdef neox.Stats stats
+        with nogil:
+            stats = self.engine.get().stats()
+        return stats
 
     def forward(self, const int32_t[:, ::1] ids not None, float[:, :, ::1] out not None):
         cdef int64_t batch = ids.shape[0], length = ids.shape[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import os
 import platform
 import re
@@ -13,11 +14,12 @@ import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version as version_of
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 import neoxnative
-from neoxnative import Engine, SamplingParams
+from neoxnative import Engine, RequestOutput, SamplingParams
 
 _PROMPT = "It was a dark and stormy night"
 _SAMPLING_DEFAULTS = {"max_tokens": 128, "temperature": 0.8, "top_p": 0.95, "seed": 0}
@@ -66,7 +68,9 @@ def _parser() -> _Parser:
 
     generate = command("generate", _generate, "continue a prompt", _GENERATE)
     text = f'the text to continue, "-" to read it from stdin (default: "{_PROMPT}")'
-    generate.add_argument("prompt", nargs="?", default=_PROMPT, metavar="PROMPT", help=text)
+    generate.add_argument("prompt", nargs="?", metavar="PROMPT", help=text)
+    generate.add_argument("--file", metavar="PATH", help='continue every line of this file, "-" for stdin; empty lines are left out')
+    generate.add_argument("--json", action="store_true", help="print one JSON object for each prompt, in order, instead of text")
     _add_options(generate.add_argument_group("sampling"), SamplingParams, _SAMPLING_DEFAULTS)
     _add_options(generate.add_argument_group("engine"), Engine, skip={"seed", "block_size", "max_num_seqs"})
     info = command("info", _info, "describe a model", "Load a model and print its configuration and what it takes in memory.")
@@ -89,14 +93,17 @@ def _add_options(
         text = documented.get(name, "").replace("%", "%%").replace("None", "unset")
         flag = "--" + name.replace("_", "-")
         if hints[name] is bool:
-            group.add_argument(flag, action="store_true", help=text)
+            action = argparse.BooleanOptionalAction if default else "store_true"
+            group.add_argument(flag, action=action, default=default, help=text)
             continue
         if default is not None and default != ():
             text += f" (default: {default})"
         kinds = get_args(hints[name]) or (hints[name],)
+        many = next((kind for kind in (hints[name], *kinds) if get_origin(kind) is Sequence), None)
+        kinds = get_args(many) if many else kinds
         kind = next((kind for kind in (int, float) if kind in kinds), str)
         metavar = {int: "N", float: "X", str: "PATH" if os.PathLike[str] in kinds else "NAME"}[kind]
-        if get_origin(hints[name]) is Sequence:
+        if many:
             group.add_argument(flag, type=kind, action="append", default=[], metavar=metavar, help=text + " (may be repeated)")
         else:
             group.add_argument(flag, type=kind, default=default, metavar=metavar, help=text)
@@ -111,13 +118,48 @@ def _generate(args: argparse.Namespace) -> int:
         params = SamplingParams(**_options(args, SamplingParams))
     except ValueError as error:
         args.usage_error(str(error))
-    prompt = sys.stdin.read().removesuffix("\n") if args.prompt == "-" else args.prompt
+    if args.file is not None and args.prompt is not None:
+        args.usage_error("PROMPT and --file were both given, expected one of them")
+    prompts = _prompts(args)
     engine = _open(args)
+    if len(prompts) == 1 and params.n == 1 and not args.json:
+        _stream(engine, prompts[0], params)
+        return 0
+    outputs = engine.generate(prompts, params)
+    for output in outputs:
+        _print_output(output, as_json=args.json)
+    return int(any(completion.error for output in outputs for completion in output.outputs))
+
+
+def _prompts(args: argparse.Namespace) -> list[str]:
+    if args.file is None:
+        return [sys.stdin.read().removesuffix("\n") if args.prompt == "-" else args.prompt or _PROMPT]
+    text = sys.stdin.read() if args.file == "-" else Path(args.file).read_text(encoding="utf-8")
+    lines = [line for line in text.split("\n") if line]
+    if not lines:
+        raise ValueError(f"{args.file} has no prompts: expected one on each line")
+    return lines
+
+
+def _stream(engine: Engine, prompt: str, params: SamplingParams) -> None:
     print(prompt, end="", flush=True)
     for piece in engine.stream(prompt, params):
         print(piece.text, end="", flush=True)
     print()
-    return 0
+
+
+def _print_output(output: RequestOutput, *, as_json: bool) -> None:
+    if as_json:
+        described = asdict(output)
+        for completion, source in zip(described["outputs"], output.outputs, strict=True):
+            completion["cumulative_logprob"] = source.cumulative_logprob
+            completion["error"] = source.error and str(source.error)
+        print(json.dumps(described, ensure_ascii=False))
+        return
+    for completion in output.outputs:
+        print(f"{output.prompt}{completion.text}")
+        if completion.error:
+            print(f"neoxnative: error: {completion.error}", file=sys.stderr)
 
 
 def _open(args: argparse.Namespace) -> Engine:

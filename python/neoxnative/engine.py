@@ -14,40 +14,13 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _core
-from .outputs import CompletionOutput, Delta, EngineInfo, RequestOutput
+from .outputs import Delta, EngineInfo, RequestOutput, ScoreOutput, Stats
 from .params import SamplingParams
 from .prompts import Prompt, Prompts, TokenPrompt, read_prompt, split_prompts, token_array
+from .requests import Request
 from .tokenizer import Tokenizer, load_tokenizer
 
 DEMO_MODEL = Path(__file__).with_name("models") / "classics-7m"
-
-
-class _Request:
-    """A submitted request: what it has produced so far, and the queue of the call that waits for it."""
-
-    __slots__ = ("output", "queue")
-
-    def __init__(self, output: RequestOutput, queue: deque[Delta]) -> None:
-        self.output = output
-        self.queue = queue
-
-    def take(self, raw: dict[str, Any]) -> Delta:
-        completion = self.output.outputs[0]
-        completion.token_ids += raw["token_ids"]
-        completion.logprobs += raw["logprobs"]
-        completion.text += raw["text"]
-        completion.finish_reason = raw["finish"]
-        completion.stop_reason = raw["stop_token"] if raw["stop_token"] >= 0 else None
-        completion.error = _core.NumericalError(raw["error"]) if raw["error"] else None
-        return Delta(
-            request_id=raw["request_id"],
-            index=0,
-            token_ids=raw["token_ids"],
-            logprobs=raw["logprobs"],
-            text=raw["text"],
-            finish_reason=raw["finish"],
-            output=self.output if raw["finish"] else None,
-        )
 
 
 class Engine:
@@ -68,6 +41,8 @@ class Engine:
     max_num_seqs: sequences in one step at most
     max_num_batched_tokens: tokens in one step at most; None = 256 on a CPU
     num_threads: CPU threads; None = the cores this process may use
+    max_logprobs: of SamplingParams.logprobs and prompt_logprobs at most
+    enable_prefix_caching: requests with a common beginning share its pages
     seed: of requests that bring none, in [0, 2**64); None = fresh entropy for each
     isa: for tests: the CPU kernels, "auto" (the best this machine runs), "generic", "avx2" or "avx512"
 
@@ -88,6 +63,8 @@ class Engine:
         max_num_seqs: int = 256,
         max_num_batched_tokens: int | None = None,
         num_threads: int | None = None,
+        max_logprobs: int = 20,
+        enable_prefix_caching: bool = True,
         seed: int | None = None,
         isa: str = "auto",
     ) -> None:
@@ -106,6 +83,8 @@ class Engine:
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens or 0,
             num_threads=num_threads or 0,
+            max_logprobs=max_logprobs,
+            enable_prefix_caching=enable_prefix_caching,
             seed=seed,
         )
         self.info = EngineInfo(**self._core.info())
@@ -114,7 +93,7 @@ class Engine:
             self._core.set_vocabulary(self.tokenizer.bytes_table())
         self._changed = threading.Condition()  # guards the four below
         self._stepping = False
-        self._requests: dict[int, _Request] = {}
+        self._requests: dict[int, Request] = {}
         self._inbox: deque[dict[str, Any]] = deque()  # deltas of the last step, on their way to their requests' queues
         self._raw_queue: deque[Delta] = deque()  # deltas of requests from submit()
         self._raw_step = threading.Lock()
@@ -148,7 +127,7 @@ class Engine:
                         outputs[delta.request_id] = delta.output
         finally:
             self._abandon(queue)
-        errors = [output.outputs[0].error for output in outputs.values()]
+        errors = [completion.error for output in outputs.values() for completion in output.outputs]
         if errors and all(errors):
             raise errors[0]  # type: ignore[misc]
         return [outputs[request_id] for request_id in ids]
@@ -164,9 +143,9 @@ class Engine:
             finished = False
             while not finished:
                 for delta in self._next(queue):
-                    if delta.output is not None and delta.output.outputs[0].error is not None:
-                        raise delta.output.outputs[0].error
                     finished = delta.finished
+                    if delta.output is not None and delta.output.outputs[delta.index].error is not None:
+                        raise delta.output.outputs[delta.index].error  # type: ignore[misc]
                     yield delta
         finally:
             self._abandon(queue)
@@ -204,14 +183,34 @@ class Engine:
             self._core.forward(ids, out)
         return out
 
+    def score(self, prompts: Prompts, *, start: int = 0) -> list[ScoreOutput]:
+        """How probable each token of each prompt is, given those before it: one ScoreOutput each, in order.
+
+        prompts: as `generate` takes them.
+        start: the first token to score; what stands before may come from the prefix cache. A prompt's first token has no probability.
+        """
+        params = SamplingParams(max_tokens=0, prompt_logprobs=0, prompt_logprobs_start=start)
+        scores = []
+        for output in self.generate(prompts, params):
+            if output.outputs[0].error is not None:
+                raise output.outputs[0].error
+            pairs = zip(output.prompt_token_ids, output.prompt_logprobs or [], strict=True)
+            logprobs = [None if entry is None else entry[token].logprob for token, entry in pairs]
+            scores.append(ScoreOutput(output.prompt, output.prompt_token_ids, logprobs))
+        return scores
+
+    @property
+    def stats(self) -> Stats:
+        """Counts of requests, tokens, pages and time, as of the end of the last step. Safe from any thread."""
+        return Stats(**self._core.stats())
+
     def _read(self, prompt: Prompt) -> TokenPrompt:
         return read_prompt(prompt, self.tokenizer, self.info.model)
 
     def _submit(self, prompt: TokenPrompt, params: SamplingParams, queue: deque[Delta]) -> int:
         with self._changed:  # so that no step of another thread delivers before the request is known here
             request_id = self._core.submit(prompt.ids, params)
-            output = RequestOutput(request_id, prompt.text, prompt.ids.tolist(), [CompletionOutput()])
-            self._requests[request_id] = _Request(output, queue)
+            self._requests[request_id] = Request(request_id, prompt, params, self.tokenizer, queue)
         return request_id
 
     def _abandon(self, queue: deque[Delta]) -> None:
@@ -253,7 +252,7 @@ class Engine:
             if request is None:
                 continue
             request.queue.append(request.take(raw))
-            if raw["finish"]:
+            if request.queue[-1].finished:
                 del self._requests[raw["request_id"]]
 
 

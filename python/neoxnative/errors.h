@@ -42,11 +42,11 @@ inline void raise_neox_error() {
     PyObject* type = neox::python::exception_type(e.kind);
     if (type) neox::python::set_error(type, e.what());
     Py_XDECREF(type);
-  } catch (const std::bad_alloc&) {
+  } catch (const std::bad_alloc&) {  // whose what() says nothing
     PyErr_SetString(PyExc_MemoryError, "out of memory");
-  } catch (const std::exception& e) {
+  } catch (const std::exception& e) {  // of the standard library
     neox::python::set_error(PyExc_RuntimeError, e.what());
-  } catch (...) {
+  } catch (...) {  // nothing of ours
     PyErr_SetString(PyExc_RuntimeError, "unknown C++ exception");
   }
 }

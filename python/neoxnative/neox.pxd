@@ -4,6 +4,7 @@ from libcpp cimport bool
 from libcpp.optional cimport optional
 from libcpp.span cimport span
 from libcpp.string cimport string
+from libcpp.utility cimport pair
 from libcpp.vector cimport vector
 
 ctypedef span[const int32_t] Ids
@@ -15,15 +16,17 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
     cdef cppclass EngineConfig:
         string model, dtype, device, kv_cache_dtype, isa
         int64_t kv_cache_memory
-        int32_t block_size, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads
+        int32_t block_size, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads, max_logprobs
+        bool enable_prefix_caching
         optional[uint64_t] seed
 
     cdef cppclass SamplingParams:
-        int32_t max_tokens, min_tokens, top_k
+        int32_t max_tokens, min_tokens, top_k, n, logprobs, prompt_logprobs, prompt_logprobs_start
         float temperature, top_p, min_p
         optional[uint64_t] seed
-        bool ignore_eos
+        bool ignore_eos, include_stop_str_in_output
         vector[int32_t] stop_token_ids
+        vector[string] stop
         void validate() except +raise_neox_error
 
     cdef enum class FinishReason(uint8_t):
@@ -33,14 +36,31 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
         cancelled
         error
 
+    cdef struct TokenLogprob:
+        int32_t id
+        float logprob
+        int32_t rank
+        vector[pair[int32_t, float]] top
+
     cdef struct Delta:
         uint64_t request_id
+        int32_t index
         vector[int32_t] token_ids
-        vector[float] logprobs
+        vector[TokenLogprob] logprobs
+        vector[TokenLogprob] prompt_logprobs
         string text
         FinishReason finish
         int32_t stop_token
+        string stop_string
         string error
+
+    cdef struct Stats:
+        int64_t requests, finished
+        int32_t running, waiting
+        int64_t steps, preemptions
+        int64_t tokens_computed, tokens_cached, tokens_generated
+        int32_t blocks_used, blocks_total
+        double planning_seconds, running_seconds
 
     cdef struct EngineInfo:
         string model, device, device_detail, dtype, kv_cache_dtype, hidden_act
@@ -62,6 +82,7 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
         void cancel(uint64_t) except +raise_neox_error
         vector[Delta] step() except +raise_neox_error
         bool has_work() except +raise_neox_error
+        Stats stats() except +raise_neox_error
         void forward(Ids, int64_t, int64_t, span[float]) except +raise_neox_error
         const EngineInfo& info() except +raise_neox_error
 

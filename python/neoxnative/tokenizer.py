@@ -62,6 +62,10 @@ class Tokenizer:
         """Text of `token_ids`, special tokens left out."""
         return self._tokenizer.decode(token_ids, skip_special_tokens=True)
 
+    def piece(self, token_id: int) -> str:
+        """The text of one token, special ones included; bytes that are no whole character show as U+FFFD."""
+        return self._tokenizer.decode([token_id], skip_special_tokens=False)
+
     def bytes_table(self) -> list[bytes]:
         """The bytes of each token, [len(self)]: empty for special tokens and for ids that no token has."""
         to_bytes = _byte_level if self._is_byte_level() else _plain

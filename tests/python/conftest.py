@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -42,3 +44,14 @@ def cpu_isas():
     if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= flags:
         isas.append("avx512")
     return isas
+
+
+@pytest.fixture(scope="session")
+def run_cli():
+    """run_cli("generate", ...) -> the finished process of the command line."""
+
+    def run(*arguments, check=True, **how):
+        command = [sys.executable, "-m", "neoxnative", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=check, **how)
+
+    return run

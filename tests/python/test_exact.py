@@ -28,7 +28,7 @@ def open_engine(folder, dtype, **options):
 def bits_of(output):
     made = output.outputs[0]
     assert len(made.token_ids) == NEW_TOKENS
-    return made.token_ids, np.array(made.logprobs, np.float32).tobytes()
+    return made.token_ids, np.array(made.token_logprobs, np.float32).tobytes()
 
 
 def generate_all(engine):
@@ -98,6 +98,6 @@ def test_generated_log_probs_are_those_of_forward(dtype, folder_of):
         made = output.outputs[0]
         fed = np.concatenate([ids, made.token_ids[:-1]]).astype(np.int32)
         logits = engine.forward(fed[None])[0, len(ids) - 1 :].astype(np.float64)
-        for row, token, logprob in zip(logits, made.token_ids, made.logprobs):
+        for row, token, logprob in zip(logits, made.token_ids, made.token_logprobs):
             want = row[token] - row.max() - np.log(np.exp(row - row.max()).sum())
             assert abs(logprob - want) < 5e-6

@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "neox/error.h"
@@ -24,12 +25,14 @@ struct EngineConfig {
   int32_t max_num_seqs = 256;           // sequences in one step
   int32_t max_num_batched_tokens = 0;   // tokens in one step; 0 = 256 on a CPU
   int32_t num_threads = 0;              // CPU threads; 0 = the cores this process may use
+  int32_t max_logprobs = 20;            // of SamplingParams::logprobs and prompt_logprobs
+  bool enable_prefix_caching = true;    // requests with a common beginning share its pages
   std::optional<uint64_t> seed;         // of requests that bring none; unset = fresh entropy for each
 };
 
 struct NEOX_API SamplingParams {
-  int32_t max_tokens = 16;       // new tokens at most
-  int32_t min_tokens = 0;        // EOS and stop ids cannot be drawn before this many
+  int32_t max_tokens = 16;       // new tokens at most; 0 = only the prompt's log-probs
+  int32_t min_tokens = 0;        // EOS and stop ids cannot be drawn, and stop strings do not count, before this many
   float temperature = 1.0f;      // 0 = greedy, ties to the lowest id
   int32_t top_k = 0;             // 0 = all
   float top_p = 1.0f;            // (0, 1]
@@ -37,21 +40,48 @@ struct NEOX_API SamplingParams {
   std::optional<uint64_t> seed;  // unset = EngineConfig::seed, else fresh entropy
   bool ignore_eos = false;       // go on after the model's own EOS ids
   std::vector<int32_t> stop_token_ids;
+  std::vector<std::string> stop;            // UTF-8: the text ends where one of these is complete, whatever tokens it is made of
+  bool include_stop_str_in_output = false;  // keep that string in the text
+  int32_t n = 1;                            // independent samples of one prompt, which is computed once
+  int32_t logprobs = -1;                    // this many most probable ids with every new token; -1 = none, 0 = only the chosen one
+  int32_t prompt_logprobs = -1;             // the same for the prompt's tokens
+  int32_t prompt_logprobs_start = 0;        // from this token on; the first token of a prompt has none
 
   void validate() const;  // throws Error(invalid) naming field, value and range
 };
 
 enum class FinishReason : uint8_t { none, stop, length, cancelled, error };
 
-/// What one step added to one request.
+/// A token with its natural log-probability in the model's own distribution: before temperature, filters and bans.
+struct TokenLogprob {
+  int32_t id = 0;
+  float logprob = 0;
+  int32_t rank = 0;                            // how many ids are more probable
+  std::vector<std::pair<int32_t, float>> top;  // the most probable ids, where they were asked for
+};
+
+/// What one step added to one sample of a request.
 struct Delta {
   uint64_t request_id = 0;
-  std::vector<int32_t> token_ids;  // the new ids; a final EOS or stop id is among them
-  std::vector<float> logprobs;     // [token_ids], natural log, of the model's distribution before temperature and filters
-  std::string text;                // UTF-8, whole characters only; empty without a vocabulary
+  int32_t index = 0;                          // of the sample, 0 .. n - 1
+  std::vector<int32_t> token_ids;             // the new ids; a final EOS or stop id is among them
+  std::vector<TokenLogprob> logprobs;         // [token_ids]
+  std::vector<TokenLogprob> prompt_logprobs;  // with the first delta of sample 0, from prompt_logprobs_start on
+  std::string text;                           // UTF-8, whole characters only; empty without a vocabulary
   FinishReason finish = FinishReason::none;
   int32_t stop_token = -1;  // the id that ended it, if one did
+  std::string stop_string;  // or the string
   std::string error;        // with FinishReason::error
+};
+
+/// Counts since the engine was made, and how it stands now.
+struct Stats {
+  int64_t requests = 0, finished = 0;  // submitted, and ended in any way
+  int32_t running = 0, waiting = 0;    // sequences
+  int64_t steps = 0, preemptions = 0;
+  int64_t tokens_computed = 0, tokens_cached = 0, tokens_generated = 0;  // cached: prompt tokens that the prefix cache spared
+  int32_t blocks_used = 0, blocks_total = 0;                             // pages with an owner
+  double planning_seconds = 0, running_seconds = 0;                      // of steps: on the host, and in the executor
 };
 
 /// What the engine made of its configuration; for people to read and tools to print.
@@ -88,6 +118,7 @@ class NEOX_API Engine {
   /// Runs one step over all requests and returns what it added; empty when there is nothing to do.
   std::vector<Delta> step();
   bool has_work() const;
+  Stats stats() const;  // safe from any thread; as of the end of the last step
 
   /// Logits of every position. ids: [batch, length], row-major; out: [batch, length, vocab] f32.
   void forward(std::span<const int32_t> ids, int64_t batch, int64_t length, std::span<float> out);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/detokenizer.h"
+#include "engine/text.h"
 
-#include <cstddef>
+#include <algorithm>
 
 namespace neox {
 namespace {
@@ -46,6 +46,26 @@ std::string take_characters(std::string& bytes, bool end) {
   }
   bytes.erase(0, i);
   return out;
+}
+
+bool find_stop(const std::string& text, const std::vector<std::string>& stop, StopMatch& match) {
+  bool found = false;
+  for (size_t i = 0; i < stop.size(); i++) {
+    const size_t begin = text.find(stop[i]);
+    if (begin == std::string::npos) continue;
+    const size_t end = begin + stop[i].size();
+    if (!found || end < match.end || (end == match.end && begin < match.begin)) match = {.begin = begin, .end = end, .which = i};
+    found = true;
+  }
+  return found;
+}
+
+size_t possible_stop(const std::string& text, const std::vector<std::string>& stop) {
+  size_t longest = 0;
+  for (const std::string& s : stop)
+    for (size_t n = std::min(s.size() - 1, text.size()); n > longest; n--)
+      if (text.compare(text.size() - n, n, s, 0, n) == 0) longest = n;
+  return longest;
 }
 
 }  // namespace neox

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <sys/types.h>
+
+#include <atomic>
+#include <mutex>
+#include <unordered_map>
+
+#include "engine/executor.h"
+#include "engine/scheduler.h"
+#include "neox/engine.h"
+
+namespace neox {
+
+/// Two locks: `stepping` is held through a step, `inbox` for the moment in which submit, cancel and stats look in.
+struct Engine::Impl {
+  explicit Impl(const EngineConfig& config);
+
+  // engine.cpp: what comes in
+  void describe();
+  void check_usable() const;
+  void check_prompt(std::span<const int32_t> prompt) const;
+  void check_params(std::span<const int32_t> prompt, const SamplingParams& params) const;
+  std::unique_ptr<Sequence> make_sequence(std::span<const int32_t> prompt, const SamplingParams& params) const;
+  uint64_t draw_seed(uint64_t request_id) const;
+  void step(std::vector<Delta>& deltas);
+
+  // outcome.cpp: what a step's results mean for the sequences
+  void read_inbox(std::vector<Delta>& deltas);
+  void advance(const Chunk& chunk, const Executor::Result& result, size_t first, std::vector<Delta>& deltas);
+  void append(Sequence& s, const Sample& sample, Delta& delta) const;
+  void cut_text(Sequence& s, Delta& delta) const;
+  void fail_request(Sequence& s, const std::string& why, std::vector<Delta>& deltas);
+  std::string explain(const Sequence& s, const Sample& sample);
+  void end(Sequence& s);
+  void count(const StepPlan& plan, double planning, double running);
+
+  EngineConfig config;  // "auto" and 0 replaced by what they came to
+  EngineInfo info;
+  Executor executor;
+  Scheduler scheduler;
+  StepBuffer buffer;
+  Vocabulary vocabulary;
+  int32_t limit;  // ids from here on are banned
+  const pid_t process;
+  std::string failure;                                 // what broke the engine for good
+  std::unordered_map<uint64_t, int32_t> open_samples;  // of requests that have not ended
+  std::vector<Delta> pending;                          // of other requests, made while forward was stepping
+
+  std::mutex stepping;       // over all of the above
+  mutable std::mutex inbox;  // over all of the below
+  std::vector<std::unique_ptr<Sequence>> submitted;
+  std::vector<uint64_t> cancelled;
+  uint64_t requests = 0;
+  Stats stats;
+
+  std::atomic<int64_t> open{0};  // requests that have not ended
+};
+
+}  // namespace neox

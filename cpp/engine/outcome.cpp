@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a step's results mean for the sequences: tokens appended, text cut, samples forked, requests ended.
+#include <algorithm>
+
+#include "base/check.h"
+#include "engine/engine_impl.h"
+#include "engine/text.h"
+
+namespace neox {
+
+void Engine::Impl::read_inbox(std::vector<Delta>& deltas) {
+  std::vector<uint64_t> cancels;
+  {
+    const std::lock_guard lock(inbox);
+    for (auto& s : submitted) {
+      if (!s->logits_out) open_samples[s->request_id] = s->params.n;
+      scheduler.add(std::move(s));
+    }
+    submitted.clear();
+    cancels.swap(cancelled);
+  }
+  for (uint64_t id : cancels)
+    scheduler.each_of(id, [&](Sequence& s) {
+      if (s.logits_out) return;
+      s.finish = FinishReason::cancelled;
+      for (int32_t i = s.index; i <= s.index + s.forks; i++)
+        deltas.push_back({.request_id = id, .index = i, .text = i == s.index ? take_characters(s.held, true) : "", .finish = s.finish});
+      end(s);
+    });
+}
+
+/// A sequence is done with, and so are the samples that would have branched off from it.
+void Engine::Impl::end(Sequence& s) {
+  if (s.logits_out) {
+    --*s.left;
+    open--;
+  } else if (const auto it = open_samples.find(s.request_id); (it->second -= 1 + s.forks) == 0) {
+    open_samples.erase(it);
+    open--;
+  }
+  scheduler.remove(&s);
+}
+
+void Engine::Impl::cut_text(Sequence& s, Delta& delta) const {
+  const SamplingParams& p = s.params;
+  StopMatch match;
+  if (!p.stop.empty() && s.generated() >= p.min_tokens && find_stop(s.held, p.stop, match)) {
+    s.finish = FinishReason::stop;
+    delta.stop_token = -1, delta.stop_string = p.stop[match.which];
+    s.held.resize(p.include_stop_str_in_output ? match.end : match.begin);
+  }
+  const bool ended = s.finish != FinishReason::none;
+  const size_t keep = ended ? 0 : possible_stop(s.held, p.stop);
+  const std::string kept = s.held.substr(s.held.size() - keep);
+  s.held.resize(s.held.size() - keep);
+  delta.text = take_characters(s.held, ended);
+  s.held += kept;
+}
+
+void Engine::Impl::append(Sequence& s, const Sample& sample, Delta& delta) const {
+  s.tokens.push_back(sample.id);
+  delta.token_ids.push_back(sample.id);
+  if (size_t(sample.id) < vocabulary.bytes.size()) s.held += vocabulary.bytes[size_t(sample.id)];
+  const auto holds = [&](const std::vector<int32_t>& ids) { return std::find(ids.begin(), ids.end(), sample.id) != ids.end(); };
+  if ((!s.params.ignore_eos && holds(executor.model().eos_token_ids)) || holds(s.params.stop_token_ids)) {
+    s.finish = FinishReason::stop;
+    delta.stop_token = sample.id;
+  } else if (s.length() >= s.max_length) {
+    s.finish = FinishReason::length;
+  }
+  cut_text(s, delta);
+  delta.finish = s.finish;
+}
+
+std::string Engine::Impl::explain(const Sequence& s, const Sample& sample) {
+  const std::string where = concat(" at position ", s.length(), " of request ", s.request_id);
+  if (sample.flags & kAllBanned) return "every token is banned" + where;
+  return concat("the logits hold NaN or infinity", where, "; it first appeared in ", executor.locate_non_finite(s));
+}
+
+void Engine::Impl::fail_request(Sequence& s, const std::string& why, std::vector<Delta>& deltas) {
+  s.finish = FinishReason::error;
+  for (int32_t i = s.index; i <= s.index + s.forks; i++)
+    deltas.push_back({.request_id = s.request_id, .index = i, .finish = s.finish, .error = why});
+  end(s);
+}
+
+static TokenLogprob token_logprob(const Executor::Result& r, size_t i, int32_t id, int32_t top_n) {
+  TokenLogprob out{.id = id, .logprob = r.samples[i].logprob, .rank = r.samples[i].rank, .top = {}};
+  for (size_t k = i * size_t(r.top_n); k < i * size_t(r.top_n) + size_t(std::max(top_n, 0)); k++)
+    if (r.top_ids[k] >= 0) out.top.emplace_back(r.top_ids[k], r.top_logprobs[k]);
+  return out;
+}
+
+void Engine::Impl::advance(const Chunk& c, const Executor::Result& r, size_t first, std::vector<Delta>& deltas) {
+  Sequence& s = *c.sequence;
+  const auto begin = r.samples.begin() + ptrdiff_t(first),
+             bad = std::find_if(begin, begin + c.samples(), [](const Sample&x) { return x.flags != 0; });
+  const bool good = bad == begin + c.samples();
+  const int32_t scored = s.scored;
+  scheduler.computed(c, good && c.samples() > 0);
+  if (!good) return fail_request(s, explain(s, *bad), deltas);
+  for (int32_t i = 0; i < c.scores; i++)
+    s.prompt_scores.push_back(token_logprob(r, first + size_t(i), s.tokens[size_t(scored + i)], s.params.prompt_logprobs));
+  if (s.computed < s.length()) return;
+  if (c.draws == 0) {  // nothing to generate
+    if (!s.logits_out)
+      deltas.push_back({.request_id = s.request_id, .prompt_logprobs = std::move(s.prompt_scores), .finish = FinishReason::length});
+    return end(s);
+  }
+  std::vector<std::unique_ptr<Sequence>> children;  // branch off here, before s gets its own token
+  for (int32_t i = 1; i <= s.forks; i++) {
+    children.push_back(std::make_unique<Sequence>(s));
+    children.back()->index = i, children.back()->forks = 0;
+    children.back()->table = {}, children.back()->prompt_scores.clear();
+  }
+  s.forks = 0;
+  for (int32_t i = 0; i < c.draws; i++) {
+    Sequence& sample = i == 0 ? s : *children[size_t(i - 1)];
+    const size_t at = first + size_t(c.scores + i);
+    Delta delta{.request_id = s.request_id, .index = sample.index};
+    if (i == 0) delta.prompt_logprobs = std::move(s.prompt_scores);
+    delta.logprobs.push_back(token_logprob(r, at, r.samples[at].id, s.params.logprobs));
+    append(sample, r.samples[at], delta);
+    deltas.push_back(std::move(delta));
+    if (i > 0 && sample.finish == FinishReason::none) scheduler.fork(s, std::move(children[size_t(i - 1)]));
+    else if (i > 0) end(sample);
+  }
+  if (s.finish != FinishReason::none) end(s);
+}
+
+void Engine::Impl::count(const StepPlan& plan, double planning, double running) {
+  const std::lock_guard lock(inbox);
+  for (const Chunk& c : plan.chunks) stats.tokens_generated += c.draws;
+  stats.steps += !plan.chunks.empty();
+  stats.tokens_computed += plan.tokens;
+  stats.running = scheduler.running(), stats.waiting = scheduler.waiting();
+  stats.preemptions = scheduler.preemptions(), stats.tokens_cached = scheduler.tokens_cached();
+  stats.blocks_used = scheduler.pool().size() - scheduler.pool().available();
+  stats.planning_seconds += planning, stats.running_seconds += running;
+}
+
+}  // namespace neox

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+// The scheduler with an executor that computes nothing: it writes token ids where k and v would go, and draws a new token from all ids that
+// it reads back through the page table. A page that is shared, copied, cached or reused wrongly changes what is generated.
+#include <gtest/gtest.h>
+
+#include <map>
+#include <random>
+
+#include "engine/scheduler.h"
+
+namespace neox::test {
+namespace {
+
+constexpr int32_t kBlockSize = 16;
+
+int32_t next_token(const std::vector<int32_t>& seen, uint64_t seed, int32_t index) {
+  uint64_t h = seed * 31 + uint64_t(index);
+  for (int32_t t : seen) h = (h ^ uint64_t(t)) * 0x9E3779B97F4A7C15, h ^= h >> 29;
+  return int32_t(h % 50);
+}
+
+class FakeEngine {
+ public:
+  FakeEngine(const StepLimits& limits, int32_t blocks, bool caching)
+      : limits_(limits), scheduler(limits, blocks, caching), buffer_(limits, {}), memory_(size_t(blocks) * kBlockSize, -1) {}
+
+  uint64_t submit(std::vector<int32_t> prompt, int32_t max_tokens, int32_t n, int32_t prompt_logprobs) {
+    auto s = std::make_unique<Sequence>();
+    s->request_id = ++requests_;
+    s->seed = 1000 + s->request_id;
+    s->prompt_length = int32_t(prompt.size()), s->max_length = s->prompt_length + max_tokens;
+    s->forks = n - 1;
+    s->scored = 1;
+    s->params.prompt_logprobs = prompt_logprobs;
+    s->tokens = std::move(prompt);
+    for (int32_t i = 0; i < n; i++) {
+      auto alone = s->tokens;
+      while (int32_t(alone.size()) < s->max_length) alone.push_back(next_token(alone, s->seed, i));
+      expected_[{s->request_id, i}] = alone;
+    }
+    scheduler.add(std::move(s));
+    return requests_;
+  }
+  void cancel(uint64_t id) {
+    scheduler.each_of(id, [&](Sequence& s) {
+      for (int32_t i = s.index; i <= s.index + s.forks; i++) expected_.erase({id, i});
+      scheduler.remove(&s);
+    });
+  }
+  void step() {
+    const StepPlan plan = scheduler.schedule();
+    ASSERT_LE(plan.tokens, limits_.tokens);
+    ASSERT_LE(int32_t(plan.chunks.size()), limits_.seqs);
+    check_owners();
+    if (plan.chunks.empty()) return;
+    buffer_.fill(plan);
+    run(plan);
+    int32_t seq = 0;
+    for (const Chunk& c : plan.chunks) finish(c, seq++);
+    check_owners();
+  }
+  bool idle() const { return expected_.empty(); }
+  size_t open() const { return expected_.size(); }
+
+ private:
+  void run(const StepPlan& plan) {
+    const int32_t* pairs = buffer_.copies(buffer_.data());
+    for (int32_t i = 0; i < buffer_.copy_count(); i++)
+      std::copy_n(memory_.begin() + pairs[2 * i] * kBlockSize, kBlockSize, memory_.begin() + pairs[2 * i + 1] * kBlockSize);
+    const Step step = buffer_.step(buffer_.data());
+    ASSERT_EQ(step.seqs, int32_t(plan.chunks.size()));
+    for (int32_t t = 0; t < step.tokens; t++) memory_[size_t(step.slot[t])] = step.ids[t];
+  }
+  std::vector<int32_t> read_back(const Step& step, int32_t seq) const {
+    std::vector<int32_t> seen;
+    for (int32_t p = 0; p < step.kv_len[seq]; p++)
+      seen.push_back(memory_[size_t(step.blocks[seq * step.blocks_ld + p / kBlockSize] * kBlockSize + p % kBlockSize)]);
+    return seen;
+  }
+  void finish(const Chunk& c, int32_t seq) {
+    Sequence& s = *c.sequence;
+    const auto seen = read_back(buffer_.step(buffer_.data()), seq);
+    ASSERT_EQ(seen, std::vector<int32_t>(s.tokens.begin(), s.tokens.begin() + c.start + c.count)) << "request " << s.request_id;
+    scheduler.computed(c, c.samples() > 0);
+    if (c.draws == 0) return;
+    ASSERT_EQ(s.scored, s.params.prompt_logprobs >= 0 ? s.prompt_length : 1);
+    std::vector<std::unique_ptr<Sequence>> children;
+    for (int32_t i = 1; i <= s.forks; i++) {
+      children.push_back(std::make_unique<Sequence>(s));
+      children.back()->index = i, children.back()->forks = 0, children.back()->table = {};
+    }
+    s.forks = 0;
+    for (auto& child : children) {
+      child->tokens.push_back(next_token(seen, s.seed, child->index));
+      if (!ended(*child)) scheduler.fork(s, std::move(child));
+    }
+    s.tokens.push_back(next_token(seen, s.seed, s.index));
+    if (ended(s)) scheduler.remove(&s);
+  }
+  bool ended(const Sequence& s) {
+    if (s.length() < s.max_length) return false;
+    const auto it = expected_.find({s.request_id, s.index});
+    EXPECT_NE(it, expected_.end()) << "request " << s.request_id << " ended twice, or after its cancellation";
+    if (it == expected_.end()) return true;
+    EXPECT_EQ(s.tokens, it->second) << "request " << s.request_id << " sample " << s.index;
+    expected_.erase(it);
+    return true;
+  }
+  void check_owners() {
+    int32_t owned = 0;
+    for (int32_t b = 0; b < scheduler.pool().size(); b++) owned += scheduler.pool().owners(b) > 0;
+    ASSERT_EQ(owned + scheduler.pool().available(), scheduler.pool().size());
+    if (scheduler.running() == 0) { ASSERT_EQ(owned, 0) << "pages without a running owner"; }
+  }
+
+  const StepLimits limits_;
+
+ public:
+  Scheduler scheduler;
+
+ private:
+  StepBuffer buffer_;
+  std::vector<int32_t> memory_;
+  std::map<std::pair<uint64_t, int32_t>, std::vector<int32_t>> expected_;
+  uint64_t requests_ = 0;
+};
+
+class SchedulerProperty : public testing::TestWithParam<std::tuple<bool, int32_t>> {};
+
+TEST_P(SchedulerProperty, EveryRequestEndsWithTheTokensItWouldHaveHadAloneOverTenThousandRandomSteps) {
+  const auto [caching, blocks] = GetParam();
+  FakeEngine engine({.tokens = 40, .seqs = 9, .blocks_per_seq = 8, .block_size = kBlockSize, .vocab = 50}, blocks, caching);
+  std::mt19937 random(uint32_t(blocks) + caching);
+  auto draw = [&](int n) { return int(random() % unsigned(n)); };
+  uint64_t newest = 0;
+  for (int i = 0; i < 10000 && !testing::Test::HasFatalFailure(); i++) {
+    if (engine.open() < 30 && draw(3) == 0) {
+      std::vector<int32_t> prompt(size_t(1 + draw(80)));
+      for (size_t p = 0; p < prompt.size(); p++) prompt[p] = p < 50 ? draw(2) * (p % 16 == 3) : draw(50);  // common beginnings
+      newest = engine.submit(std::move(prompt), 1 + draw(40), draw(4) == 0 ? 1 + draw(5) : 1, draw(4) == 0 ? 0 : -1);
+    }
+    if (draw(20) == 0) engine.cancel(newest - uint64_t(draw(5)));
+    engine.step();
+  }
+  for (int i = 0; i < 10000 && !engine.idle() && !testing::Test::HasFatalFailure(); i++) engine.step();
+  EXPECT_TRUE(engine.idle()) << engine.open() << " requests never ended";
+  if (blocks < 20) { EXPECT_GT(engine.scheduler.preemptions(), 100) << "the test should have pressed for pages"; }
+  if (caching) { EXPECT_GT(engine.scheduler.tokens_cached(), 1000) << "the test should have hit the cache"; }
+}
+
+INSTANTIATE_TEST_SUITE_P(CachingAndPages, SchedulerProperty, testing::Combine(testing::Bool(), testing::Values(8, 12, 40, 200)));
+
+}  // namespace
+}  // namespace neox::test
