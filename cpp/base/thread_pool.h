@@ -33,13 +33,16 @@ class ThreadPool {
     });
   }
   /// Inside run only: waits until every thread has come here.
-  void barrier();
+  void barrier(int thread);
 
  private:
   using Call = void (*)(void*, int);
   void run(Call call, void* fn);
   void work(int thread);
 
+  struct alignas(64) Spins {
+    float value = 200;
+  };
   const int size_;
   bool stop_ = false;
   Call call_ = nullptr;
@@ -47,6 +50,7 @@ class ThreadPool {
   alignas(64) std::atomic<int> go_{0};
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<int> phase_{0};
+  std::vector<Spins> usual_spins_;  // of each thread's waits that ended before it parked
   std::vector<std::thread> threads_;
 };
 

@@ -139,7 +139,7 @@ void CpuBackend::attention(const AttentionArgs& a) {
   pool_.run([&](int thread) {
     const int n = pool_.size();
     kernels_.rotate_append(a, tokens * thread / n, tokens * (thread + 1) / n);
-    pool_.barrier();                  // a sequence's keys may have been stored by other threads
+    pool_.barrier(thread);            // a sequence's keys may have been stored by other threads
     auto boundary = [&](int64_t t) {  // first item that ends past t / n of the cost
       return std::partition_point(items_.begin(), items_.end(), [&](const AttentionItem& i) { return i.cost * n <= total * t; });
     };

@@ -24,6 +24,7 @@ void Engine::Impl::describe() {
   const ModelConfig& m = executor.model();
   std::vector<std::string> warnings = std::move(info.warnings);
   info = {.model = config.model,
+          .load_format = config.load_format,
           .device = config.device,
           .device_detail = executor.backend().describe(),
           .dtype = config.dtype,
@@ -166,11 +167,12 @@ std::vector<Delta> Engine::step() {
   if (!lock) fail(ErrorKind::runtime, "step was called while another thread is inside step or forward");
   std::vector<Delta> deltas = std::move(impl_->pending);
   impl_->pending.clear();
+  impl_->has_pending = false;
   impl_->step(deltas);
   return deltas;
 }
 
-bool Engine::has_work() const { return impl_->open > 0; }
+bool Engine::has_work() const { return impl_->open > 0 || impl_->has_pending; }
 
 Stats Engine::stats() const {
   const std::lock_guard lock(impl_->inbox);
@@ -207,7 +209,10 @@ void Engine::forward(std::span<const int32_t> ids, int64_t batch, int64_t length
       e.open++;
     }
   }
-  while (left > 0) e.step(e.pending);
+  while (left > 0) {
+    e.step(e.pending);
+    e.has_pending = !e.pending.empty();
+  }
 }
 
 const EngineInfo& Engine::info() const { return impl_->info; }

@@ -30,8 +30,8 @@ struct Engine::Impl {
   void advance(const Chunk& chunk, const Executor::Result& result, size_t first, std::vector<Delta>& deltas);
   void append(Sequence& s, const Sample& sample, Delta& delta) const;
   void cut_text(Sequence& s, Delta& delta) const;
-  void fail_request(Sequence& s, const std::string& why, std::vector<Delta>& deltas);
-  std::string explain(const Sequence& s, const Sample& sample);
+  void fail_request(Sequence& s, const Error& why, std::vector<Delta>& deltas);
+  Error explain(const Sequence& s, const Sample& sample);
   void end(Sequence& s);
   void count(const StepPlan& plan, double planning, double running);
 
@@ -55,6 +55,7 @@ struct Engine::Impl {
   Stats stats;
 
   std::atomic<int64_t> open{0};  // requests that have not ended
+  std::atomic<bool> has_pending{false};
 };
 
 }  // namespace neox

@@ -5,10 +5,12 @@
 #include <cmath>
 
 #include "base/check.h"
+#include "base/thread_pool.h"
 
 namespace neox {
 
 Executor::Executor(EngineConfig& config, std::vector<std::string>& warnings) : model_config_(read_model_config(config.model)) {
+  if (config.num_threads == 0) config.num_threads = available_cores();
   backend_ = make_backend({.device = config.device, .isa = config.isa, .num_threads = config.num_threads});
   config.device = backend_->name();
   complete_limits(config);
@@ -55,12 +57,13 @@ void Executor::complete_limits(EngineConfig& c) const {
 }
 
 void Executor::load(EngineConfig& config, std::vector<std::string>& warnings) {
-  const Checkpoint checkpoint(config.model);
-  if (config.dtype == "auto") config.dtype = name_of(checkpoint.dtype_of("gpt_neox.layers.0.attention.query_key_value.weight"));
+  const std::unique_ptr<Checkpoint> checkpoint = open_checkpoint(config.model, config.load_format, model_config_);
+  if (config.dtype == "auto") config.dtype = name_of(checkpoint->dtype_of("gpt_neox.layers.0.attention.query_key_value.weight"));
   const DType dtype = dtype_named(config.dtype);
   if (config.kv_cache_dtype == "auto") config.kv_cache_dtype = config.dtype;
-  weights_ = std::make_unique<Weights>(*backend_, checkpoint, model_config_, dtype, warnings);
-  parameters_ = checkpoint.elements();
+  weights_ = std::make_unique<Weights>(*backend_, *checkpoint, model_config_, dtype, warnings);
+  parameters_ = checkpoint->elements();
+  if (config.load_format == "dummy") warnings.push_back("the weights are random (load_format dummy): what is generated means nothing");
 }
 
 void Executor::make_cache(EngineConfig& c, DType dtype) {

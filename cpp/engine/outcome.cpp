@@ -72,16 +72,16 @@ void Engine::Impl::append(Sequence& s, const Sample& sample, Delta& delta) const
   delta.finish = s.finish;
 }
 
-std::string Engine::Impl::explain(const Sequence& s, const Sample& sample) {
+Error Engine::Impl::explain(const Sequence& s, const Sample& sample) {
   const std::string where = concat(" at position ", s.length(), " of request ", s.request_id);
-  if (sample.flags & kAllBanned) return "every token is banned" + where;
-  return concat("the logits hold NaN or infinity", where, "; it first appeared in ", executor.locate_non_finite(s));
+  if (sample.flags & kAllBanned) return {ErrorKind::invalid, "every token is banned" + where};
+  return {ErrorKind::numerical, concat("the logits hold NaN or infinity", where, "; it first appeared in ", executor.locate_non_finite(s))};
 }
 
-void Engine::Impl::fail_request(Sequence& s, const std::string& why, std::vector<Delta>& deltas) {
+void Engine::Impl::fail_request(Sequence& s, const Error& why, std::vector<Delta>& deltas) {
   s.finish = FinishReason::error;
   for (int32_t i = s.index; i <= s.index + s.forks; i++)
-    deltas.push_back({.request_id = s.request_id, .index = i, .finish = s.finish, .error = why});
+    deltas.push_back({.request_id = s.request_id, .index = i, .finish = s.finish, .error = why.what(), .error_kind = why.kind});
   end(s);
 }
 

@@ -1,144 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/checkpoint.h"
 
-#include <algorithm>
-#include <cstring>
-#include <nlohmann/json.hpp>
-#include <set>
-
 #include "base/check.h"
+#include "model/dummy.h"
+#include "model/safetensors.h"
 
 namespace neox {
-namespace {
 
-using Json = nlohmann::json;
-constexpr uint64_t kMaxHeader = 100 << 20;  // the format's own limit
-
-std::string shape_text(const std::vector<int64_t>& shape) {
-  std::string s = "[";
-  for (size_t i = 0; i < shape.size(); i++) s += (i ? ", " : "") + std::to_string(shape[i]);
-  return s + "]";
-}
-
-Json read_header(const MappedFile& file, uint64_t& length) {
-  require(file.size() >= 8, file.path(), " holds ", file.size(), " bytes, expected at least the 8 of a safetensors header length");
-  std::memcpy(&length, file.data(), 8);
-  require(length <= kMaxHeader && length <= file.size() - 8, file.path(), ": the header length is ", length, ", expected at most ",
-          std::min<uint64_t>(kMaxHeader, file.size() - 8), " (the file holds ", file.size(), " bytes)");
-  std::set<std::string> keys;  // the parser keeps the last of two equal keys, so duplicates are looked for as they come
-  std::string twice;
-  Json header = Json::parse(
-      file.data() + 8, file.data() + 8 + length,
-      [&](int depth, Json::parse_event_t event, Json& parsed) {
-        if (event == Json::parse_event_t::key && depth == 1 && !keys.insert(parsed.get<std::string>()).second)
-          twice = parsed.get<std::string>();
-        return true;
-      },
-      false);
-  require(header.is_object(), file.path(), ": the header is not a JSON object");
-  require(twice.empty(), file.path(), ": the header names ", twice, " twice");
-  return header;
-}
-
-bool is_unsigned(const Json& v) { return v.is_number_unsigned(); }
-
-}  // namespace
-
-void Checkpoint::open(const std::string& path) {
-  files_.emplace_back(path);
-  const MappedFile& file = files_.back();
-  uint64_t length;
-  const Json header = read_header(file, length);
-  const char* base = file.data() + 8 + length;
-  const uint64_t space = file.size() - 8 - length;
-  std::vector<std::pair<uint64_t, uint64_t>> ranges;
-  for (const auto& [name, t] : header.items()) {
-    if (name == "__metadata__") continue;
-    const std::string where = path + ": " + name;
-    require(t.is_object() && t.contains("dtype") && t.contains("shape") && t.contains("data_offsets"), where,
-            " lacks dtype, shape or data_offsets");
-    const Json &dtype = t["dtype"], &shape = t["shape"], &offsets = t["data_offsets"];
-    require(shape.is_array() && std::all_of(shape.begin(), shape.end(), is_unsigned), where, ": shape is ", shape.dump(),
-            ", expected a list of sizes");
-    require(offsets.is_array() && offsets.size() == 2 && is_unsigned(offsets[0]) && is_unsigned(offsets[1]), where, ": data_offsets are ",
-            offsets.dump(), ", expected [begin, end]");
-    const auto begin = offsets[0].get<uint64_t>(), end = offsets[1].get<uint64_t>();
-    require(begin <= end && end <= space, where, ": data_offsets are ", offsets.dump(), ", but the file holds ", space,
-            " bytes of data: is it truncated?");
-    ranges.emplace_back(begin, end);
-    Entry e{.file = files_.size() - 1, .dtype = DType::f32, .shape = {}, .data = base + begin, .bytes = end - begin};
-    if (dtype == "F32") e.dtype = DType::f32;
-    else if (dtype == "F16") e.dtype = DType::f16;
-    else if (dtype == "BF16") e.dtype = DType::bf16;
-    else continue;  // masks and counters of old exports; a weight of another type is missed by name when it is asked for
-    unsigned __int128 bytes = size_of(e.dtype);
-    for (const Json& n : shape) {
-      e.shape.push_back(int64_t(n.get<uint64_t>()));
-      bytes = std::min<unsigned __int128>(bytes * n.get<uint64_t>(), UINT64_MAX);
-    }
-    require(bytes == e.bytes, where, " has shape ", shape_text(e.shape), " in ", name_of(e.dtype), ", ", uint64_t(bytes),
-            " bytes, but its data_offsets span ", e.bytes);
-    require(tensors_.emplace(name, std::move(e)).second, where, " is also in another shard");
-  }
-  std::sort(ranges.begin(), ranges.end());
-  for (size_t i = 1; i < ranges.size(); i++)
-    require(ranges[i].first >= ranges[i - 1].second, path, ": two tensors overlap at byte ", ranges[i].first, " of the data");
-}
-
-void Checkpoint::read_index(const std::string& folder) {
-  const std::string path = folder + "/model.safetensors.index.json";
-  const Json index = Json::parse(read_text(path), nullptr, false);
-  require(index.is_object() && index.contains("weight_map") && index["weight_map"].is_object(), path,
-          " is not an index: it has no weight_map");
-  std::set<std::string> shards;
-  for (const auto& [name, file] : index["weight_map"].items()) {
-    require(file.is_string(), path, ": the file of ", name, " is ", file.dump(), ", expected a file name");
-    const auto shard = file.get<std::string>();
-    require(!shard.empty() && shard.find('/') == std::string::npos, path, ": the file of ", name, " is '", shard,
-            "', expected a name in the same folder");
-    shards.insert(shard);
-  }
-  files_.reserve(shards.size());
-  for (const std::string& shard : shards) open(folder + "/" + shard);
-}
-
-Checkpoint::Checkpoint(const std::string& folder) : folder_(folder) {
-  if (file_exists(folder + "/model.safetensors.index.json")) read_index(folder);
-  else if (file_exists(folder + "/model.safetensors")) open(folder + "/model.safetensors");
-  else fail(ErrorKind::not_found, folder, " has no weights: expected model.safetensors, or model.safetensors.index.json and its shards");
-}
-
-const Checkpoint::Entry& Checkpoint::entry(const std::string& name) const {
-  const auto found = tensors_.find(name);
-  require(found != tensors_.end(), folder_, ": tensor ", name, " is missing, or not float32, float16 or bfloat16");
-  return found->second;
-}
-
-DType Checkpoint::dtype_of(const std::string& name) const { return entry(name).dtype; }
-
-Tensor Checkpoint::get(const std::string& name, int64_t rows, int64_t cols) const {
-  const Entry& e = entry(name);
-  const std::vector<int64_t> wanted = rows == 1 ? std::vector<int64_t>{cols} : std::vector<int64_t>{rows, cols};
-  const bool same = e.shape == wanted || e.shape == std::vector<int64_t>{rows, cols};
-  require(same, folder_, ": ", name, " is ", shape_text(e.shape), ", expected ", shape_text(wanted));
-  return {.data = const_cast<char*>(e.data), .rows = rows, .cols = cols, .ld = cols, .dtype = e.dtype};
-}
-
-std::vector<std::string> Checkpoint::names() const {
-  std::vector<std::string> out;
-  for (const auto& [name, e] : tensors_) out.push_back(name);
-  return out;
-}
-
-int64_t Checkpoint::elements() const {
-  int64_t n = 0;
-  for (const auto& [name, e] : tensors_) n += int64_t(e.bytes / size_of(e.dtype));
-  return n;
-}
-
-void Checkpoint::done_with(const std::string& name) const {
-  const Entry& e = entry(name);
-  files_[e.file].forget(e.data, e.bytes);
+std::unique_ptr<Checkpoint> open_checkpoint(const std::string& folder, const std::string& load_format, const ModelConfig& config) {
+  if (load_format == "dummy") return std::make_unique<DummyCheckpoint>(config);
+  require(load_format == "auto" || load_format == "safetensors", "load_format is '", load_format, "', expected auto, safetensors or dummy");
+  return std::make_unique<SafetensorsCheckpoint>(folder);
 }
 
 }  // namespace neox

@@ -1,45 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <cstdint>
-#include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
-#include "base/file.h"
 #include "base/tensor.h"
+#include "model/config.h"
 
 namespace neox {
 
-/// The tensors of a HuggingFace folder (model.safetensors, or shards with model.safetensors.index.json): views of the mapped files.
-/// Format: https://huggingface.co/docs/safetensors (u64 header length, JSON header, raw little-endian data).
+/// Where a model's tensors come from, by HuggingFace's names.
 class Checkpoint {
  public:
-  explicit Checkpoint(const std::string& folder);
-
-  bool has(const std::string& name) const { return tensors_.contains(name); }
-  /// A matrix [rows, cols], or a vector as [1, cols] where rows is 1. Throws Error(invalid) if it is missing or of another shape.
-  Tensor get(const std::string& name, int64_t rows, int64_t cols) const;
-  DType dtype_of(const std::string& name) const;
-  std::vector<std::string> names() const;
-  int64_t elements() const;
-  /// The tensor's pages may leave memory: it has been packed.
-  void done_with(const std::string& name) const;
-
- private:
-  struct Entry {
-    size_t file;
-    DType dtype;
-    std::vector<int64_t> shape;
-    const char* data;
-    size_t bytes;
-  };
-  void open(const std::string& path);
-  void read_index(const std::string& folder);
-  const Entry& entry(const std::string& name) const;
-
-  std::string folder_;
-  std::vector<MappedFile> files_;
-  std::map<std::string, Entry> tensors_;
+  virtual ~Checkpoint() = default;
+  virtual bool has(const std::string& name) const = 0;
+  /// A matrix [rows, cols], or a vector as [1, cols] where rows is 1. The view is valid until done_with(name).
+  /// Throws Error(invalid) if it is missing or of another shape.
+  virtual Tensor get(const std::string& name, int64_t rows, int64_t cols) = 0;
+  virtual DType dtype_of(const std::string& name) const = 0;
+  virtual std::vector<std::string> names() const = 0;
+  virtual int64_t elements() const = 0;
+  virtual void done_with(const std::string& name) = 0;
 };
+
+/// load_format: "auto" and "safetensors" read the folder's safetensors, "dummy" makes random weights of config.json's shape.
+std::unique_ptr<Checkpoint> open_checkpoint(const std::string& folder, const std::string& load_format, const ModelConfig& config);
 
 }  // namespace neox

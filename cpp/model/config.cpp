@@ -141,6 +141,7 @@ ModelConfig read_model_config(const std::string& folder) {
   c.use_parallel_residual = f.boolean("use_parallel_residual", true);
   c.attention_bias = f.boolean("attention_bias", true);
   c.tie_word_embeddings = f.boolean("tie_word_embeddings", false);
+  c.dtype = f.text("dtype", f.text("torch_dtype", "float32").c_str());
   read_rope(f, c);
   read_eos(folder, f, c);
   return c;

@@ -21,7 +21,7 @@ void check_range(const std::string& name, const Tensor& w, DType dtype) {
 
 }  // namespace
 
-Weights::Weights(Backend& backend, const Checkpoint& checkpoint, const ModelConfig& config, DType dtype, std::vector<std::string>& warnings)
+Weights::Weights(Backend& backend, Checkpoint& checkpoint, const ModelConfig& config, DType dtype, std::vector<std::string>& warnings)
     : backend_(backend), checkpoint_(checkpoint), config_(config), dtype_(dtype), arena_(backend) {
   embedding = table("gpt_neox.embed_in.weight");
   for (int32_t i = 0; i < config.num_hidden_layers; i++) layers.push_back(layer(i));

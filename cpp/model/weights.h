@@ -24,7 +24,7 @@ struct Layer {
 class Weights {
  public:
   /// dtype: of the matrices; norms and biases are f32. Unknown tensors are named in `warnings`.
-  Weights(Backend& backend, const Checkpoint& checkpoint, const ModelConfig& config, DType dtype, std::vector<std::string>& warnings);
+  Weights(Backend& backend, Checkpoint& checkpoint, const ModelConfig& config, DType dtype, std::vector<std::string>& warnings);
 
   Tensor embedding;  // [vocab, hidden] row-major
   std::vector<Layer> layers;
@@ -46,7 +46,7 @@ class Weights {
   void warn_of_the_rest(std::vector<std::string>& warnings) const;
 
   Backend& backend_;
-  const Checkpoint& checkpoint_;
+  Checkpoint& checkpoint_;
   const ModelConfig& config_;
   const DType dtype_;
   Arena arena_;

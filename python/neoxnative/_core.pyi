@@ -22,6 +22,7 @@ class Engine:
         self,
         *,
         model: str,
+        load_format: str,
         dtype: str,
         device: str,
         kv_cache_dtype: str,

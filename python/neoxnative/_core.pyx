@@ -112,10 +112,11 @@ cdef neox.Ids _ids(const int32_t[::1] ids) noexcept:
 cdef class Engine:
     cdef unique_ptr[neox.Engine] engine
 
-    def __cinit__(self, *, str model, str dtype, str device, str kv_cache_dtype, str isa, kv_cache_memory, block_size, max_model_len,
+    def __cinit__(self, *, str model, str load_format, str dtype, str device, str kv_cache_dtype, str isa, kv_cache_memory, block_size, max_model_len,
                   max_num_seqs, max_num_batched_tokens, num_threads, max_logprobs, enable_prefix_caching, seed):
         cdef neox.EngineConfig c
-        c.model, c.dtype, c.device, c.kv_cache_dtype, c.isa = model, dtype, device, kv_cache_dtype, isa
+        c.model, c.load_format, c.dtype, c.device = model, load_format, dtype, device
+        c.kv_cache_dtype, c.isa = kv_cache_dtype, isa
         c.kv_cache_memory = _int64("kv_cache_memory", kv_cache_memory)
         c.block_size = _int32("block_size", block_size)
         c.max_model_len = _int32("max_model_len", max_model_len)
@@ -161,6 +162,10 @@ cdef class Engine:
         cdef list out = deltas
         for delta in out:
             (<dict>delta)["finish"] = _FINISH[(<dict>delta)["finish"]]
+            kind = (<dict>delta).pop("error_kind")
+            if (<dict>delta)["error"]:
+                error = NumericalError if kind == <int>neox.ErrorKind.numerical else ValueError
+                (<dict>delta)["error"] = error((<dict>delta)["error"])
         sink.extend(out)
 
     def has_work(self):

@@ -32,6 +32,7 @@ class Engine:
 
     model: a HuggingFace folder (config.json, *.safetensors, tokenizer.json); None = the demo model that comes with the package
     tokenizer: a tokenizer.json or its folder; None = the model's, and where it has none the engine works on ids
+    load_format: "auto" (what the folder holds), "safetensors", or "dummy": random weights of config.json's shape, for measuring
     dtype: of the weights: "auto" (the checkpoint's; float32 for the demo model), "float32", "float16" or "bfloat16"
     device: "auto", "cpu" or "cuda"
     kv_cache_dtype: "auto" (the weights'), "float32", "float16" or "bfloat16"
@@ -54,6 +55,7 @@ class Engine:
         model: str | os.PathLike[str] | None = None,
         *,
         tokenizer: str | os.PathLike[str] | None = None,
+        load_format: str = "auto",
         dtype: str | DTypeLike = "auto",
         device: str = "auto",
         kv_cache_dtype: str | DTypeLike = "auto",
@@ -73,6 +75,7 @@ class Engine:
         folder = DEMO_MODEL if model is None else Path(model)
         self._core = _core.Engine(
             model=str(folder),
+            load_format=load_format,
             dtype=_dtype_name(dtype),
             device=device,
             kv_cache_dtype=_dtype_name(kv_cache_dtype),

@@ -12,9 +12,14 @@ ctypedef span[const int32_t] Ids
 cdef extern from "errors.h" nogil:
     void raise_neox_error()
 
+cdef extern from "neox/error.h" namespace "neox" nogil:
+    cdef enum class ErrorKind:
+        invalid
+        numerical
+
 cdef extern from "neox/engine.h" namespace "neox" nogil:
     cdef cppclass EngineConfig:
-        string model, dtype, device, kv_cache_dtype, isa
+        string model, load_format, dtype, device, kv_cache_dtype, isa
         int64_t kv_cache_memory
         int32_t block_size, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads, max_logprobs
         bool enable_prefix_caching
@@ -53,6 +58,7 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
         int32_t stop_token
         string stop_string
         string error
+        ErrorKind error_kind
 
     cdef struct Stats:
         int64_t requests, finished
@@ -63,7 +69,7 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
         double planning_seconds, running_seconds
 
     cdef struct EngineInfo:
-        string model, device, device_detail, dtype, kv_cache_dtype, hidden_act
+        string model, load_format, device, device_detail, dtype, kv_cache_dtype, hidden_act
         int32_t layers, hidden, heads, head_dim, intermediate, vocab, rotary_dim, max_positions
         double rotary_base, layer_norm_eps
         bool parallel_residual, tied_embedding, attention_bias

@@ -34,7 +34,7 @@ class CompletionOutput:
     logprobs: for each of token_ids its own Logprob and those of the most probable ids, by id; None unless SamplingParams.logprobs asks
     finish_reason: "stop" (EOS, a stop id or string), "length" (max_tokens or the model's positions), "cancelled", "error"; None: it runs
     stop_reason: the token id, EOS included, or the string that ended it; None where none did
-    error: what failed, with finish_reason "error"
+    error: what failed, with finish_reason "error": NumericalError, or ValueError where every token was banned
     """
 
     index: int = 0
@@ -44,7 +44,7 @@ class CompletionOutput:
     logprobs: list[dict[int, Logprob]] | None = None
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
-    error: NumericalError | None = None
+    error: NumericalError | ValueError | None = None
 
     @property
     def cumulative_logprob(self) -> float:
@@ -145,6 +145,7 @@ class EngineInfo:
     """What the engine made of its model and options. Sizes are in bytes, lengths in tokens."""
 
     model: str
+    load_format: str
     device: str
     device_detail: str
     dtype: str

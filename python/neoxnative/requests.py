@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from . import _core
 from .outputs import CompletionOutput, Delta, Logprob, RequestOutput
 from .params import SamplingParams
 from .prompts import TokenPrompt
@@ -39,7 +38,7 @@ class Request:
         completion.text += raw["text"]
         completion.finish_reason = raw["finish"]
         completion.stop_reason = raw["stop_string"] or (raw["stop_token"] if raw["stop_token"] >= 0 else None)
-        completion.error = _core.NumericalError(raw["error"]) if raw["error"] else None
+        completion.error = raw["error"] or None
         if self._params.prompt_logprobs is not None and raw["index"] == 0 and self.output.prompt_logprobs is None:
             self._take_prompt(raw["prompt_logprobs"])
         self._open -= raw["finish"] is not None

@@ -15,6 +15,7 @@ namespace neox {
 
 struct EngineConfig {
   std::string model;                    // a HuggingFace folder: config.json and *.safetensors
+  std::string load_format = "auto";     // "auto", "safetensors", or "dummy": random weights of config.json's shape, for measuring
   std::string dtype = "auto";           // weights: "auto" (the checkpoint's), "float32", "float16", "bfloat16"
   std::string device = "auto";          // "auto", "cpu", "cuda"
   std::string kv_cache_dtype = "auto";  // "auto" (the weights' type), "float32", "float16", "bfloat16"
@@ -72,6 +73,7 @@ struct Delta {
   int32_t stop_token = -1;  // the id that ended it, if one did
   std::string stop_string;  // or the string
   std::string error;        // with FinishReason::error
+  ErrorKind error_kind = ErrorKind::numerical;
 };
 
 /// Counts since the engine was made, and how it stands now.
@@ -86,7 +88,7 @@ struct Stats {
 
 /// What the engine made of its configuration; for people to read and tools to print.
 struct EngineInfo {
-  std::string model, device, device_detail, dtype, kv_cache_dtype, hidden_act;
+  std::string model, load_format, device, device_detail, dtype, kv_cache_dtype, hidden_act;
   int32_t layers, hidden, heads, head_dim, intermediate, vocab, rotary_dim, max_positions;
   double rotary_base, layer_norm_eps;
   bool parallel_residual, tied_embedding, attention_bias;

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include "model/checkpoint.h"
+
+namespace neox {
+
+/// Random weights of a model's shape, for measuring without a checkpoint: the same on every run and machine. A tensor's values depend on
+/// nothing but its name and size. Scaled as a trained model's would be, so that activations stay finite through any number of layers.
+class DummyCheckpoint final : public Checkpoint {
+ public:
+  explicit DummyCheckpoint(const ModelConfig& config) : config_(config) {}
+
+  bool has(const std::string& name) const override { return name != "lm_head.weight"; }
+  Tensor get(const std::string& name, int64_t rows, int64_t cols) override;
+  DType dtype_of(const std::string&) const override { return dtype_named(config_.dtype); }
+  std::vector<std::string> names() const override { return {}; }
+  int64_t elements() const override { return elements_; }
+  void done_with(const std::string&) override {}
+
+ private:
+  const ModelConfig& config_;
+  std::vector<float> values_;  // of the tensor asked for last
+  int64_t elements_ = 0;
+};
+
+}  // namespace neox

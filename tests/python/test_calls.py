@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The calls of Engine on the demo model: forms of prompts, text, several calls and threads at once, what is refused, what is cancelled."""
+
+import os
+import shutil
+import signal
+import threading
+
+import numpy as np
+import pytest
+
+from neoxnative import Engine, SamplingParams
+from neoxnative.engine import DEMO_MODEL
+
+PROMPT = "It was a dark and stormy night"
+LONG = SamplingParams(max_tokens=900, ignore_eos=True, temperature=0)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return Engine(num_threads=1)
+
+
+def params(i, **fields):
+    return SamplingParams(**{"max_tokens": 20 + i, "seed": i, "ignore_eos": True, **fields})
+
+
+def settle(engine):
+    engine.step()  # cancellations are carried out
+    assert not engine._requests
+    assert not engine._core.has_work()
+
+
+def test_all_forms_of_one_prompt_give_the_same(engine):
+    ids = engine.tokenizer.encode(PROMPT)
+    made = [
+        engine.generate(form, params(0))
+        for form in (PROMPT, [PROMPT], ids, [ids], tuple(ids), np.array(ids), np.array([ids], np.uint16), [np.array(ids)])
+    ]
+    assert all(len(outputs) == 1 and outputs[0].outputs == made[0][0].outputs for outputs in made)
+    assert made[0][0].prompt == PROMPT
+    assert made[2][0].prompt is None
+    assert made[0][0].prompt_token_ids == ids
+    assert engine.generate([]) == []
+
+
+def test_text_is_the_decoded_ids_and_the_stream_is_the_same_in_pieces(engine):
+    whole = engine.generate(PROMPT, params(30))[0].outputs[0]
+    assert whole.text == engine.tokenizer.decode(whole.token_ids)
+    assert whole.finish_reason == "length"
+    assert whole.cumulative_logprob == pytest.approx(sum(whole.token_logprobs))
+    pieces = list(engine.stream(PROMPT, params(30)))
+    assert "".join(piece.text for piece in pieces) == whole.text
+    assert [i for piece in pieces for i in piece.token_ids] == whole.token_ids
+    assert [x for piece in pieces for x in piece.token_logprobs] == whole.token_logprobs
+    assert [piece.finished for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    assert pieces[-1].output.outputs[0] == whole
+
+
+def test_a_stop_id_ends_the_request_and_is_told(engine):
+    free = engine.generate(PROMPT, params(0, temperature=0))[0].outputs[0]
+    stop = free.token_ids[5]
+    stopped = engine.generate(PROMPT, params(0, temperature=0, stop_token_ids=[stop]))[0].outputs[0]
+    assert (stopped.finish_reason, stopped.stop_reason) == ("stop", stop)
+    assert stopped.token_ids == free.token_ids[: free.token_ids.index(stop) + 1]
+
+
+def test_one_params_for_each_prompt(engine):
+    outputs = engine.generate([PROMPT] * 3, [params(i) for i in range(3)])
+    assert [len(output.outputs[0].token_ids) for output in outputs] == [20, 21, 22]
+    with pytest.raises(ValueError, match="2 entries for 3 prompts"):
+        engine.generate([PROMPT] * 3, [params(0)] * 2)
+
+
+@pytest.mark.parametrize("prompts", [None, 5, b"ab", {"prompt": "a"}])
+def test_what_is_no_prompt_is_a_type_error(engine, prompts):
+    with pytest.raises(TypeError, match="prompts"):
+        engine.generate(prompts)
+
+
+@pytest.mark.parametrize(
+    "prompts", [[[]], [[1.5]], [[True]], [[1, [2]]], [[2**40]], [[-1]], [[1, 2], [4096]], np.zeros((1, 1, 1), int), [None]]
+)
+def test_a_bad_prompt_is_a_value_error_and_leaves_nothing_behind(engine, prompts):
+    with pytest.raises(ValueError, match="prompt"):
+        engine.generate(prompts)
+    settle(engine)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error"),
+    [
+        ("max_tokens", 0, ValueError),
+        ("max_tokens", 2**40, ValueError),
+        ("max_tokens", 1.5, TypeError),
+        ("max_tokens", "3", TypeError),
+        ("temperature", -1, ValueError),
+        ("temperature", float("nan"), ValueError),
+        ("temperature", "warm", TypeError),
+        ("top_k", None, TypeError),
+        ("top_p", 0, ValueError),
+        ("min_p", 1.5, ValueError),
+        ("seed", -1, ValueError),
+        ("seed", 2**64, ValueError),
+        ("stop_token_ids", [-1], ValueError),
+        ("stop_token_ids", ["a"], TypeError),
+    ],
+)
+def test_bad_params_are_refused_on_construction_by_name(field, value, error):
+    with pytest.raises(error, match=field):
+        SamplingParams(**{field: value})
+
+
+def test_options_are_refused_by_name():
+    with pytest.raises(FileNotFoundError, match="no/such/folder"):
+        Engine("no/such/folder")
+    with pytest.raises(ValueError, match="float8"):
+        Engine(dtype="float8")
+    with pytest.raises(ValueError, match="block_size"):
+        Engine(block_size=2**40)
+    with pytest.raises(ValueError, match="seed"):
+        Engine(seed=-1)
+
+
+def test_numpy_types_name_the_weights():
+    assert Engine(num_threads=1).info.dtype == "float32"
+    assert Engine(dtype=np.float16, num_threads=1).info.dtype == "float16"
+
+
+def test_a_folder_without_tokenizer_works_on_ids(tmp_path):
+    for name in ("config.json", "generation_config.json", "model.safetensors"):
+        shutil.copy(DEMO_MODEL / name, tmp_path)
+    engine = Engine(tmp_path, dtype="float32", num_threads=1)
+    output = engine.generate([1, 2, 3], params(0))[0].outputs[0]
+    assert (len(output.token_ids), output.text) == (20, "")
+    with pytest.raises(ValueError, match="tokenizer.json"):
+        engine.generate(PROMPT)
+    assert Engine(tmp_path, tokenizer=DEMO_MODEL, num_threads=1).generate(PROMPT)[0].outputs[0].text
+
+
+def test_submit_and_step_are_the_loop_of_a_server(engine):
+    wanted = [output.outputs[0] for output in engine.generate([PROMPT] * 3, [params(i) for i in range(3)])]
+    ids = [engine.submit(PROMPT, params(i)) for i in range(3)]
+    outputs, texts = {}, dict.fromkeys(ids, "")
+    while engine.has_work():
+        for delta in engine.step():
+            texts[delta.request_id] += delta.text
+            if delta.finished:
+                outputs[delta.request_id] = delta.output
+    assert [outputs[i].outputs[0] for i in ids] == wanted
+    assert [texts[i] for i in ids] == [output.text for output in wanted]
+    assert engine.step() == []
+
+
+def test_a_cancelled_request_says_so_and_an_unknown_one_is_ignored(engine):
+    request = engine.submit(PROMPT, LONG)
+    engine.step()
+    engine.cancel(request)
+    engine.cancel(10**9)
+    deltas = []
+    while engine.has_work():
+        deltas += engine.step()
+    assert deltas[-1].finish_reason == deltas[-1].output.outputs[0].finish_reason == "cancelled"
+    settle(engine)
+
+
+def test_leaving_a_stream_cancels_its_request(engine):
+    for _ in engine.stream(PROMPT, LONG):
+        break
+    settle(engine)
+
+
+def test_two_streams_and_a_generate_take_turns_in_one_thread(engine):
+    wanted = [engine.generate(PROMPT, params(i, max_tokens=10))[0].outputs[0].token_ids for i in range(2)]
+    got = [[], []]
+    for pair in zip(*(engine.stream(PROMPT, params(i, max_tokens=10)) for i in range(2))):
+        for ids, piece in zip(got, pair):
+            ids += piece.token_ids
+        engine.generate(PROMPT, params(0, max_tokens=1))
+    assert got == wanted
+
+
+def test_threads_share_the_steps_and_each_gets_its_own(engine):
+    wanted = [engine.generate(PROMPT, params(i))[0].outputs[0] for i in range(8)]
+    logits = engine.forward([[1, 2, 3]])
+    got = [None] * 8
+
+    def work(i):
+        got[i] = [output.outputs[0] for output in engine.generate([PROMPT] * 2, params(i))]
+        assert np.array_equal(engine.forward([[1, 2, 3]]), logits)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got == [[output] * 2 for output in wanted]
+    settle(engine)
+
+
+def test_a_second_step_at_once_is_an_error(engine):
+    engine._raw_step.acquire()
+    with pytest.raises(RuntimeError, match="another thread"):
+        engine.step()
+    engine._raw_step.release()
+
+
+def test_ctrl_c_ends_a_generate_and_no_other(engine):
+    others = []
+    thread = threading.Thread(target=lambda: others.extend(engine.generate(PROMPT, params(200))))
+    thread.start()
+    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        for _ in range(1000):
+            engine.generate([PROMPT] * 2, LONG)
+    thread.join()
+    assert len(others[0].outputs[0].token_ids) == 220
+    settle(engine)
+
+
+@pytest.mark.parametrize("ids", [[1], [[1.0]], [[]], [[1, 2], [3]], [[2**35]], [[4096]]])
+def test_forward_refuses_what_is_not_a_batch_of_ids(engine, ids):
+    with pytest.raises(ValueError, match="input_ids|prompt"):
+        engine.forward(ids)
