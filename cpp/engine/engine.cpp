@@ -43,7 +43,7 @@ void Engine::Impl::describe() {
           .parallel_residual = m.use_parallel_residual,
           .tied_embedding = m.tie_word_embeddings,
           .attention_bias = m.attention_bias,
-          .parameters = executor.parameters(),
+          .parameters = m.parameters(),
           .weight_bytes = int64_t(executor.weight_bytes()),
           .kv_cache_bytes = int64_t(executor.kv_cache_bytes()),
           .block_size = config.block_size,

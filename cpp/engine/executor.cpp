@@ -62,7 +62,6 @@ void Executor::load(EngineConfig& config, std::vector<std::string>& warnings) {
   const DType dtype = dtype_named(config.dtype);
   if (config.kv_cache_dtype == "auto") config.kv_cache_dtype = config.dtype;
   weights_ = std::make_unique<Weights>(*backend_, *checkpoint, model_config_, dtype, warnings);
-  parameters_ = checkpoint->elements();
   if (config.load_format == "dummy") warnings.push_back("the weights are random (load_format dummy): what is generated means nothing");
 }
 

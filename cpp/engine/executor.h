@@ -34,7 +34,6 @@ class Executor {
   const Backend& backend() const { return *backend_; }
   const StepLimits& limits() const { return limits_; }
   int32_t num_blocks() const { return num_blocks_; }
-  int64_t parameters() const { return parameters_; }
   size_t weight_bytes() const { return weights_->bytes(); }
   size_t kv_cache_bytes() const { return kv_->bytes(); }
 
@@ -59,7 +58,6 @@ class Executor {
   Buffer top_ids_, top_logprobs_;  // [samples, max_logprobs]
   Result result_;
   int32_t num_blocks_ = 0;
-  int64_t parameters_ = 0;
 };
 
 }  // namespace neox

@@ -15,13 +15,12 @@ class Checkpoint {
  public:
   virtual ~Checkpoint() = default;
   virtual bool has(const std::string& name) const = 0;
-  /// A matrix [rows, cols], or a vector as [1, cols] where rows is 1. The view is valid until done_with(name).
-  /// Throws Error(invalid) if it is missing or of another shape.
+  /// A matrix [rows, cols], or a vector as [1, cols] where rows is 1. The view is valid until the next call of get, or
+  /// done_with(name). Throws Error(invalid) if it is missing or of another shape.
   virtual Tensor get(const std::string& name, int64_t rows, int64_t cols) = 0;
   virtual DType dtype_of(const std::string& name) const = 0;
   virtual std::vector<std::string> names() const = 0;
-  virtual int64_t elements() const = 0;
-  virtual void done_with(const std::string& name) = 0;
+  virtual void done_with(const std::string& name) = 0;  // it has been packed, and is not needed soon
 };
 
 /// load_format: "auto" and "safetensors" read the folder's safetensors, "dummy" makes random weights of config.json's shape.

@@ -117,6 +117,12 @@ Act act_named(const std::string& name) {
   fail(ErrorKind::unsupported, "hidden_act is '", name, "', expected gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, relu or silu");
 }
 
+int64_t ModelConfig::parameters() const {
+  const int64_t h = hidden_size, f = intermediate_size, norm = 2 * h;
+  const int64_t attention = 4 * h * h + (attention_bias ? 4 * h : 0), mlp = 2 * h * f + f + h;
+  return int64_t(vocab_size) * h * (tie_word_embeddings ? 1 : 2) + num_hidden_layers * (attention + mlp + 2 * norm) + norm;
+}
+
 ModelConfig read_model_config(const std::string& folder) {
   const std::string path = folder + "/config.json";
   const Json json = read_json_object(path);

@@ -21,6 +21,7 @@ struct ModelConfig {
   std::string dtype;  // as config.json states it; a checkpoint's own tensors count for more
 
   int32_t head_dim() const { return hidden_size / num_attention_heads; }
+  int64_t parameters() const;  // of all tensors, a tied embedding once
   int32_t rotary_half() const { return (rotary_dim + 1) / 2; }
 };
 

@@ -26,7 +26,6 @@ Tensor DummyCheckpoint::get(const std::string& name, int64_t rows, int64_t cols)
     const auto words = philox({uint32_t(i), uint32_t(uint64_t(i) >> 32), 0, 0}, uint32_t(key), uint32_t(key >> 32));
     for (size_t j = 0; j < 4 && i + j < values_.size(); j++) values_[i + j] = mean + range * (float(words[j]) * 0x1p-31f - 1.f);
   }
-  elements_ += rows * cols;
   return {.data = values_.data(), .rows = rows, .cols = cols, .ld = cols, .dtype = DType::f32};
 }
 

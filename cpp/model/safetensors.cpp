@@ -130,12 +130,6 @@ std::vector<std::string> SafetensorsCheckpoint::names() const {
   return out;
 }
 
-int64_t SafetensorsCheckpoint::elements() const {
-  int64_t n = 0;
-  for (const auto& [name, e] : tensors_) n += int64_t(e.bytes / size_of(e.dtype));
-  return n;
-}
-
 void SafetensorsCheckpoint::done_with(const std::string& name) {
   const Entry& e = entry(name);
   files_[e.file].forget(e.data, e.bytes);

@@ -17,7 +17,6 @@ class SafetensorsCheckpoint final : public Checkpoint {
   Tensor get(const std::string& name, int64_t rows, int64_t cols) override;
   DType dtype_of(const std::string& name) const override;
   std::vector<std::string> names() const override;
-  int64_t elements() const override;
   void done_with(const std::string& name) override;  // lets its pages leave memory
 
  private:

@@ -47,9 +47,11 @@ Tensor Weights::bias(const std::string& name, int64_t n) { return vector(checkpo
 
 Tensor Weights::sum(const std::string& a, const std::string& b) {
   const int64_t n = config_.hidden_size;
-  const Tensor x = checkpoint_.get(a, 1, n), y = checkpoint_.get(b, 1, n);
   std::vector<float> values(static_cast<size_t>(n));
-  for (int64_t i = 0; i < n; i++) values[size_t(i)] = load_as_f32(x.data, x.dtype, i) + load_as_f32(y.data, y.dtype, i);
+  for (const std::string& name : {a, b}) {
+    const Tensor x = checkpoint_.get(name, 1, n);
+    for (int64_t i = 0; i < n; i++) values[size_t(i)] += load_as_f32(x.data, x.dtype, i);
+  }
   return vector({.data = values.data(), .rows = 1, .cols = n, .ld = n, .dtype = DType::f32});
 }
 

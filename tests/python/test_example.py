@@ -38,6 +38,7 @@ class Job:
             shutil.copy(TOOLS / name, folder)
         self.ini = folder / "gptneox_config.ini"
         self.set(INSTANCE, model_dir=DEMO_MODEL)
+        self.set(REQUEST, top_k=1, top_p=0.0, temperature=1.0, request_output_len=32)  # greedy and short
 
     def set(self, section, **keys):
         """Replaces keys of the ini; None takes one away."""
@@ -96,13 +97,14 @@ def expected(engine, prompts, width, end_id=0, **params):
     return [row + [end_id] * (width - len(row)) for row in rows]
 
 
-def test_without_an_argument_the_demo_runs_from_any_folder(tmp_path, engine):
+def test_without_an_argument_the_demo_says_from_any_folder_what_the_command_line_says(tmp_path, engine, run_cli):
     done = subprocess.run([program("gptneox_example")], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     prompts = rows_of(TOOLS / "start_ids.csv")
     rows = [[int(i) for i in line.split()] for line in (tmp_path / "out").read_text().splitlines()]
-    assert rows == expected(engine, prompts, width=12 + 32)
+    assert rows == expected(engine, prompts, width=12 + 128, max_tokens=128, temperature=0.8, top_p=0.95, seed=0)
+    assert engine.tokenizer.decode(rows[0]) == run_cli("generate", "It was a dark and stormy night").stdout.removesuffix("\n")
 
 
 def test_the_demo_prompts_are_texts_behind_an_end_of_text(engine):
