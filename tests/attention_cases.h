@@ -39,6 +39,6 @@ struct Surroundings {
 std::vector<Matrix> run(Backend& backend, const Sequences& sequences, const Schedule& schedule, const Surroundings& around = {});
 
 /// With 16-bit pages a rotated key may round to the other neighbour than in the reference, where it lies half-way within f32's error.
-double attention_error(DType kv);
+double attention_error(const Backend& backend, DType kv);
 
 }  // namespace neox::test

@@ -8,12 +8,18 @@
 namespace neox::test {
 
 std::ostream& operator<<(std::ostream& out, const BackendSpec& s) {
+  if (s.device != "cpu") return out << s.device;
   return out << s.device << '_' << s.isa << '_' << s.threads << (s.threads == 1 ? "_thread" : "_threads");
 }
 std::string name_of(const testing::TestParamInfo<BackendSpec>& info) { return testing::PrintToString(info.param); }
 
-std::vector<BackendSpec> all_backends() {
+std::vector<BackendSpec> cpu_backends() {
   return {{"cpu", "generic", 1}, {"cpu", "generic", 2}, {"cpu", "avx2", 1}, {"cpu", "avx2", 2}, {"cpu", "avx512", 1}, {"cpu", "avx512", 2}};
+}
+std::vector<BackendSpec> all_backends() {
+  auto backends = cpu_backends();
+  backends.push_back({"cuda", "auto", 0});
+  return backends;
 }
 std::vector<BackendSpec> backends_with_a_baseline() {
   return {{"cpu", "generic", 2}, {"cpu", "avx2", 2}, {"cpu", "avx512", 1}, {"cpu", "avx512", 2}};
@@ -24,7 +30,7 @@ BackendSpec baseline_of(const BackendSpec& s) { return {s.device, s.isa == "gene
 std::unique_ptr<Backend> open(const BackendSpec& s) {
   try {
     auto backend = make_backend({.device = s.device, .isa = s.isa, .num_threads = s.threads});
-    backend->reserve(1024, 2048, 16, 65536);
+    backend->reserve({.tokens = 1024, .kv = 2048, .heads = 16, .head_dim = 256, .vocab = 65536});
     return backend;
   } catch (const Error& e) {
     if (e.kind == ErrorKind::unsupported) return nullptr;
@@ -96,13 +102,18 @@ bool DeviceMatrix::surroundings_untouched() const {
 }
 
 DeviceLinear::DeviceLinear(Backend& backend, const Matrix& weight, const Matrix& bias, DType dtype, DType source)
-    : packed_(backend, backend.packed_bytes(weight.rows, weight.cols, dtype)), bias_(backend, bias) {
+    : packed_(backend, backend.packed_bytes(weight.rows, weight.cols, dtype)), bias_(backend, bias, backend.activation_dtype(dtype)) {
   std::string host(size_t(weight.rows * weight.cols) * size_of(source), '\0');
   for (size_t i = 0; i < weight.v.size(); i++) store_from_f32(host.data(), source, int64_t(i), float(weight.v[i]));
   linear_.weight = backend.pack(packed_.data(),
                                 {.data = host.data(), .rows = weight.rows, .cols = weight.cols, .ld = weight.cols, .dtype = source}, dtype);
   if (bias.rows) linear_.bias = bias_;
   backend.synchronize();
+}
+
+double summation_error(const Backend& backend, DType weight) {
+  if (backend.name() == "cpu") return 6e-7;
+  return weight == DType::f32 ? 3e-6 : 2e-5;  // tensor cores cut off what a sum has below its last bit
 }
 
 double relative_error(const Matrix& a, const Matrix& b) {

@@ -41,6 +41,7 @@ class SameBitsTest : public OpTest {
   void SetUp() override;
   std::unique_ptr<Backend> baseline_;
 };
+std::vector<BackendSpec> cpu_backends();
 std::vector<BackendSpec> all_backends();
 std::vector<BackendSpec> backends_with_a_baseline();
 BackendSpec baseline_of(const BackendSpec& spec);
@@ -48,6 +49,10 @@ BackendSpec baseline_of(const BackendSpec& spec);
 #define NEOX_OP_TEST(Suite)       \
   class Suite : public OpTest {}; \
   INSTANTIATE_TEST_SUITE_P(On, Suite, testing::ValuesIn(all_backends()), name_of)
+/// For what the CPU alone promises: one order of summation, whatever surrounds a row.
+#define NEOX_CPU_OP_TEST(Suite)   \
+  class Suite : public OpTest {}; \
+  INSTANTIATE_TEST_SUITE_P(On, Suite, testing::ValuesIn(cpu_backends()), name_of)
 #define NEOX_SAME_BITS_TEST(Suite)      \
   class Suite : public SameBitsTest {}; \
   INSTANTIATE_TEST_SUITE_P(On, Suite, testing::ValuesIn(backends_with_a_baseline()), name_of)
@@ -94,13 +99,13 @@ template <class T> class DeviceList {
  public:
   DeviceList(Backend& backend, const std::vector<T>& values)
       : backend_(backend), memory_(backend, (values.size() + 1) * sizeof(T)), size_(values.size()) {
-    backend.upload(memory_.data(), values.data(), size_ * sizeof(T));
+    if (size_) backend.upload(memory_.data(), values.data(), size_ * sizeof(T));
     backend.synchronize();
   }
   T* data() const { return memory_.data<T>(); }
   std::vector<T> values() const {
     std::vector<T> v(size_);
-    backend_.download(v.data(), memory_.data(), size_ * sizeof(T));
+    if (size_) backend_.download(v.data(), memory_.data(), size_ * sizeof(T));
     backend_.synchronize();
     return v;
   }
@@ -111,7 +116,7 @@ template <class T> class DeviceList {
   size_t size_;
 };
 
-/// A packed weight and its bias, which may be empty.
+/// A packed weight and its bias, in the activation type, which may be empty.
 class DeviceLinear {
  public:
   DeviceLinear(Backend& backend, const Matrix& weight, const Matrix& bias, DType dtype, DType source = DType::f32);
@@ -124,6 +129,11 @@ class DeviceLinear {
 };
 
 // --- comparison ---
+
+/// What rounding to a type costs at most, of values of that type; nothing for f32.
+constexpr double rounding_error(DType t) { return t == DType::f32 ? 0 : t == DType::f16 ? 0x1p-11 : 0x1p-8; }
+/// What the backend's order of summation may cost in a linear whose weight has that type.
+double summation_error(const Backend& backend, DType weight);
 
 /// ||a - b|| / ||b||
 double relative_error(const Matrix& a, const Matrix& b);

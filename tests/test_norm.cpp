@@ -41,8 +41,9 @@ struct Device {
   }
 };
 
-void check(Backend& backend, const Values& v, Parts parts, float eps, double error) {
-  const DType dtype = backend.activation_dtype(DType::f32);
+void check(Backend& backend, const Values& v, Parts parts, float eps, double error, DType model = DType::f32) {
+  const DType dtype = backend.activation_dtype(model);
+  error += rounding_error(dtype);
   const Device d(backend, v, dtype, v.x.cols % 5);
   d.run(backend, parts, eps);
   Matrix x = v.x;
@@ -79,6 +80,12 @@ TEST_P(AddNorm, AgreesWithTheReferenceForEveryShapeAndEveryUse) {
         SCOPED_TRACE(describe({{"hidden", n}, {"rows", rows}, {"add", parts.add}, {"bias", parts.bias}, {"norms", parts.norms}}));
         check(*backend_, Values(random, rows, n), parts, 1e-5f, kError);
       }
+}
+
+TEST_P(AddNorm, OutsAreOfTheActivationType) {
+  Random random(9);
+  for (DType dtype : kDTypes)
+    for (int64_t n : {7, 40, 768, 6144}) check(*backend_, Values(random, 3, n), {1, 1, 2}, 1e-5f, kError, dtype);
 }
 
 TEST_P(AddNorm, ARowOfTwoColumnsCostsTheDifferenceOfTwoRoundings) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <optional>
 #include <random>
 
 #include "engine/scheduler.h"
@@ -21,11 +22,12 @@ int32_t next_token(const std::vector<int32_t>& seen, uint64_t seed, int32_t inde
 
 class FakeEngine {
  public:
-  FakeEngine(const StepLimits& limits, int32_t blocks, bool caching)
-      : limits_(limits), scheduler(limits, blocks, caching), buffer_(limits, {}), memory_(size_t(blocks) * kBlockSize, -1) {}
+  FakeEngine(const StepLimits& limits, int32_t blocks, bool caching, bool ahead)
+      : limits_(limits), ahead_(ahead), scheduler(limits, blocks, caching), buffer_(limits, {}), memory_(size_t(blocks) * kBlockSize, -1),
+        ring_(size_t(kSlots * limits.samples()), -1) {}
 
   uint64_t submit(std::vector<int32_t> prompt, int32_t max_tokens, int32_t n, int32_t prompt_logprobs) {
-    auto s = std::make_unique<Sequence>();
+    auto s = std::make_shared<Sequence>();
     s->request_id = ++requests_;
     s->seed = 1000 + s->request_id;
     s->prompt_length = int32_t(prompt.size()), s->max_length = s->prompt_length + max_tokens;
@@ -44,32 +46,49 @@ class FakeEngine {
   void cancel(uint64_t id) {
     scheduler.each_of(id, [&](Sequence& s) {
       for (int32_t i = s.index; i <= s.index + s.forks; i++) expected_.erase({id, i});
+      s.finish = FinishReason::cancelled;
       scheduler.remove(&s);
     });
   }
   void step() {
-    const StepPlan plan = scheduler.schedule();
+    Flight next{.plan = scheduler.schedule(flying_ ? 1 - flying_->plan.slot : 0), .seen = {}};
+    const StepPlan& plan = next.plan;
     ASSERT_LE(plan.tokens, limits_.tokens);
     ASSERT_LE(int32_t(plan.chunks.size()), limits_.seqs);
+    ASSERT_LE(plan.samples, limits_.samples());
     check_owners();
-    if (plan.chunks.empty()) return;
-    buffer_.fill(plan);
-    run(plan);
-    int32_t seq = 0;
-    for (const Chunk& c : plan.chunks) finish(c, seq++);
+    if (plan.tokens > 0) {
+      buffer_.fill(plan);
+      run(next);
+    }
+    if (flying_) settle(*std::exchange(flying_, std::nullopt));
+    if (plan.tokens > 0 && ahead_) flying_ = std::move(next);
+    else if (plan.tokens > 0) settle(next);
     check_owners();
   }
   bool idle() const { return expected_.empty(); }
   size_t open() const { return expected_.size(); }
 
  private:
-  void run(const StepPlan& plan) {
+  struct Flight {
+    StepPlan plan;
+    std::vector<std::vector<int32_t>> seen;  // by each chunk, read back through its page table
+  };
+  /// What the device does, in order.
+  void run(Flight& flight) {
     const int32_t* pairs = buffer_.copies(buffer_.data());
     for (int32_t i = 0; i < buffer_.copy_count(); i++)
       std::copy_n(memory_.begin() + pairs[2 * i] * kBlockSize, kBlockSize, memory_.begin() + pairs[2 * i + 1] * kBlockSize);
     const Step step = buffer_.step(buffer_.data());
-    ASSERT_EQ(step.seqs, int32_t(plan.chunks.size()));
-    for (int32_t t = 0; t < step.tokens; t++) memory_[size_t(step.slot[t])] = step.ids[t];
+    ASSERT_EQ(step.seqs, int32_t(flight.plan.chunks.size()));
+    for (int32_t t = 0; t < step.tokens; t++)
+      memory_[size_t(step.slot[t])] = step.ids[t] < 0 ? ring_[size_t(-1 - step.ids[t])] : step.ids[t];
+    auto at = size_t(flight.plan.slot * limits_.samples());
+    for (const Chunk& c : flight.plan.chunks) {
+      flight.seen.push_back(read_back(step, int32_t(flight.seen.size())));
+      at += size_t(c.scores);
+      for (int32_t i = 0; i < c.draws; i++) ring_[at++] = next_token(flight.seen.back(), c.sequence->seed, c.sequence->index + i);
+    }
   }
   std::vector<int32_t> read_back(const Step& step, int32_t seq) const {
     std::vector<int32_t> seen;
@@ -77,28 +96,40 @@ class FakeEngine {
       seen.push_back(memory_[size_t(step.blocks[seq * step.blocks_ld + p / kBlockSize] * kBlockSize + p % kBlockSize)]);
     return seen;
   }
-  void finish(const Chunk& c, int32_t seq) {
+  void settle(const Flight& flight) {
+    auto at = size_t(flight.plan.slot * limits_.samples());
+    for (size_t i = 0; i < flight.plan.chunks.size(); i++) {
+      const Chunk& c = flight.plan.chunks[i];
+      if (c.sequence->finish == FinishReason::none) finish(c, flight.seen[i], at + size_t(c.scores));
+      at += size_t(c.samples());
+    }
+  }
+  void finish(const Chunk& c, const std::vector<int32_t>& seen, size_t drawn) {
     Sequence& s = *c.sequence;
-    const auto seen = read_back(buffer_.step(buffer_.data()), seq);
-    ASSERT_EQ(seen, std::vector<int32_t>(s.tokens.begin(), s.tokens.begin() + c.start + c.count)) << "request " << s.request_id;
-    scheduler.computed(c, c.samples() > 0);
+    const int32_t end = c.start + c.count;
+    ASSERT_EQ(seen, std::vector<int32_t>(s.tokens.begin(), s.tokens.begin() + end)) << "request " << s.request_id;
+    if (c.samples() > 0) scheduler.publish(c);
+    scores_[{s.request_id, s.index}] += c.scores;
     if (c.draws == 0) return;
-    ASSERT_EQ(s.scored, s.params.prompt_logprobs >= 0 ? s.prompt_length : 1);
-    std::vector<std::unique_ptr<Sequence>> children;
-    for (int32_t i = 1; i <= s.forks; i++) {
-      children.push_back(std::make_unique<Sequence>(s));
+    std::vector<std::shared_ptr<Sequence>> children;
+    for (int32_t i = 1; i < c.draws; i++) {
+      children.push_back(std::make_shared<Sequence>(s));
       children.back()->index = i, children.back()->forks = 0, children.back()->table = {};
+      children.back()->tokens.resize(size_t(end));
+      children.back()->tokens.push_back(ring_[drawn + size_t(i)]);
     }
     s.forks = 0;
-    for (auto& child : children) {
-      child->tokens.push_back(next_token(seen, s.seed, child->index));
-      if (!ended(*child)) scheduler.fork(s, std::move(child));
+    s.tokens[size_t(end)] = ring_[drawn];
+    if (s.index == 0 && s.params.prompt_logprobs >= 0) {
+      EXPECT_EQ((scores_[{s.request_id, 0}]), s.prompt_length - 1) << "every prompt token but the first is scored once";
     }
-    s.tokens.push_back(next_token(seen, s.seed, s.index));
-    if (ended(s)) scheduler.remove(&s);
+    for (auto& child : children)
+      if (!ended(*child, end)) scheduler.fork(s, child);
+    if (ended(s, end)) scheduler.remove(&s);
   }
-  bool ended(const Sequence& s) {
-    if (s.length() < s.max_length) return false;
+  bool ended(Sequence& s, int32_t position) {
+    if (position + 1 < s.max_length) return false;
+    s.finish = FinishReason::length;
     const auto it = expected_.find({s.request_id, s.index});
     EXPECT_NE(it, expected_.end()) << "request " << s.request_id << " ended twice, or after its cancellation";
     if (it == expected_.end()) return true;
@@ -114,22 +145,26 @@ class FakeEngine {
   }
 
   const StepLimits limits_;
+  const bool ahead_;
 
  public:
   Scheduler scheduler;
 
  private:
   StepBuffer buffer_;
-  std::vector<int32_t> memory_;
+  std::vector<int32_t> memory_;  // [blocks * block size] token ids in place of k and v
+  std::vector<int32_t> ring_;    // [kSlots, samples]
+  std::optional<Flight> flying_;
+  std::map<std::pair<uint64_t, int32_t>, int32_t> scores_;
   std::map<std::pair<uint64_t, int32_t>, std::vector<int32_t>> expected_;
   uint64_t requests_ = 0;
 };
 
-class SchedulerProperty : public testing::TestWithParam<std::tuple<bool, int32_t>> {};
+class SchedulerProperty : public testing::TestWithParam<std::tuple<bool, int32_t, bool>> {};
 
 TEST_P(SchedulerProperty, EveryRequestEndsWithTheTokensItWouldHaveHadAloneOverTenThousandRandomSteps) {
-  const auto [caching, blocks] = GetParam();
-  FakeEngine engine({.tokens = 40, .seqs = 9, .blocks_per_seq = 8, .block_size = kBlockSize, .vocab = 50}, blocks, caching);
+  const auto [caching, blocks, ahead] = GetParam();
+  FakeEngine engine({.tokens = 40, .seqs = 9, .blocks_per_seq = 8, .block_size = kBlockSize, .vocab = 50}, blocks, caching, ahead);
   std::mt19937 random(uint32_t(blocks) + caching);
   auto draw = [&](int n) { return int(random() % unsigned(n)); };
   uint64_t newest = 0;
@@ -148,7 +183,8 @@ TEST_P(SchedulerProperty, EveryRequestEndsWithTheTokensItWouldHaveHadAloneOverTe
   if (caching) { EXPECT_GT(engine.scheduler.tokens_cached(), 1000) << "the test should have hit the cache"; }
 }
 
-INSTANTIATE_TEST_SUITE_P(CachingAndPages, SchedulerProperty, testing::Combine(testing::Bool(), testing::Values(8, 12, 40, 200)));
+INSTANTIATE_TEST_SUITE_P(CachingPagesAhead, SchedulerProperty,
+                         testing::Combine(testing::Bool(), testing::Values(8, 12, 40, 200), testing::Bool()));
 
 }  // namespace
 }  // namespace neox::test

@@ -15,7 +15,7 @@ struct Norm {
 };
 struct Linear {
   Tensor weight;  // rows = outputs, cols = inputs; data in the backend's packed layout
-  Tensor bias;    // [1, outputs] f32, or empty
+  Tensor bias;    // [1, outputs] in the backend's activation type, or empty
 };
 /// One layer's part of the paged KV cache. A page's inner layout is the backend's own.
 struct KvPages {
@@ -32,7 +32,7 @@ struct Rope {
 struct Step {
   int32_t tokens = 0, seqs = 0, outs = 0;
   int32_t max_q = 0, max_kv = 0;     // longest query chunk and longest KV of a sequence
-  const int32_t* ids = nullptr;      // [tokens]
+  const int32_t* ids = nullptr;      // [tokens]; -1 - k = entry k of the ring of samples
   const int32_t* pos = nullptr;      // [tokens]
   const int32_t* slot = nullptr;     // [tokens] page * block + offset; -1 = padding row, nothing is stored
   const int32_t* q_start = nullptr;  // [seqs + 1] first token row of each sequence
@@ -42,11 +42,6 @@ struct Step {
   const int32_t* out_rows = nullptr;  // [outs] token rows whose logits are asked, in any number per sequence
 };
 
-struct EmbedArgs {
-  Tensor out;          // [tokens, hidden]
-  const int32_t* ids;  // [tokens]
-  Tensor table;        // [vocab, hidden] row-major
-};
 struct AddNormArgs {  // x += add + bias; out = norm(x); out2 = norm2(x)
   Tensor x;           // [tokens, hidden] f32
   Tensor add = {};    // [tokens, hidden] or empty
@@ -56,7 +51,7 @@ struct AddNormArgs {  // x += add + bias; out = norm(x); out2 = norm2(x)
   const Norm* norm2 = nullptr;
   Tensor out2 = {};
 };
-struct LinearArgs {  // out = act(x W^T + bias); parts of one call that name the same out add up in order
+struct LinearArgs {  // out = act(x W^T + bias); parts of one call that name the same out add up in order, without act
   Tensor out;        // [tokens, outputs]
   Tensor x;          // [tokens, inputs]
   const Linear& w;
@@ -101,6 +96,12 @@ struct Sample {
   int32_t rank = 0;     // how many ids are more probable
   int32_t flags = 0;    // SampleFlag
 };
+struct EmbedArgs {
+  Tensor out;                       // [tokens, hidden]
+  const int32_t* ids;               // [tokens]; -1 - k stands for sampled[k].id, which only the device knows yet
+  Tensor table;                     // [vocab, hidden] row-major
+  const Sample* sampled = nullptr;  // what earlier steps drew
+};
 struct SampleArgs {
   Tensor logits;          // [rows, vocab] f32, only read; its first row is out row `first`
   const SampleRow* rows;  // [count]
@@ -109,7 +110,7 @@ struct SampleArgs {
   const int32_t* bans;  // ids banned in single rows
   Sample* out;          // [count]
   int32_t top_ld;       // room for each row's top ids
-  int32_t* top_ids;     // [count, top_ld] of which each row's top_n are written; -1 past the vocabulary
+  int32_t* top_ids;     // [count, top_ld] of which each row's top_n are written, but for flagged rows; -1 past the vocabulary
   float* top_logprobs;  // [count, top_ld]
   int32_t first = 0;
 };

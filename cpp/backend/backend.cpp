@@ -22,12 +22,24 @@ static std::unique_ptr<Backend> make_cuda_backend() {
     const auto make = reinterpret_cast<Make>(plugin_symbol("libneox_cuda.so", "neox_make_backend"));
     return std::unique_ptr<Backend>(make(kBackendAbi));
   } catch (const Error& e) {
+    if (e.kind != ErrorKind::unsupported) throw;
     fail(ErrorKind::unsupported, "device 'cuda' is not available: ", e.what(), "; this build: ", build_line("cuda"));
+  }
+}
+
+static std::unique_ptr<Backend> make_cuda_backend_if_any() {
+  try {
+    return make_cuda_backend();
+  } catch (const Error& e) {
+    if (e.kind != ErrorKind::unsupported) throw;
+    return nullptr;
   }
 }
 
 std::unique_ptr<Backend> make_backend(const BackendConfig& config) {
   if (config.device == "cuda") return make_cuda_backend();
+  if (config.device == "auto" && config.isa == "auto")  // who names an instruction set wants the CPU
+    if (auto backend = make_cuda_backend_if_any()) return backend;
   require(config.device == "auto" || config.device == "cpu", "device is '", config.device, "', expected auto, cpu or cuda");
   require(config.num_threads >= 0, "num_threads is ", config.num_threads, ", expected 0 (all cores) or more");
   return make_cpu_backend(config.isa, config.num_threads);

@@ -11,6 +11,11 @@
 
 namespace neox {
 
+/// What the largest step needs room for.
+struct Bounds {
+  int32_t tokens, kv, heads, head_dim, vocab;  // kv: positions of one sequence
+};
+
 /// A device's memory and ops. An op never allocates, never waits, and keeps no state between calls; ops run in call order.
 /// There are no default implementations: a backend has every op or does not compile.
 class NEOX_API Backend {
@@ -32,7 +37,7 @@ class NEOX_API Backend {
   virtual Tensor pack(void* to, const Tensor& weight, DType dtype) = 0;
   virtual size_t page_bytes(const KvPages& kv) const = 0;  // of k alone, or v alone, in one page
   /// Sizes the workspace, once, before the first op.
-  virtual void reserve(int32_t max_tokens, int32_t max_kv, int32_t heads, int32_t vocab) = 0;
+  virtual void reserve(const Bounds& bounds) = 0;
 
   virtual void embed(const EmbedArgs&) = 0;
   virtual void add_norm(const AddNormArgs&) = 0;

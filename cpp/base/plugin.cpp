@@ -2,6 +2,7 @@
 #include "base/plugin.h"
 
 #include <dlfcn.h>
+#include <sys/stat.h>
 
 #include "base/check.h"
 
@@ -14,7 +15,10 @@ void* plugin_symbol(const std::string& file, const char* symbol) {
     const std::string path = self.dli_fname;
     if (const auto slash = path.rfind('/'); slash != std::string::npos) folder = path.substr(0, slash);
   }
-  void* handle = dlopen((folder + "/" + file).c_str(), RTLD_NOW | RTLD_LOCAL);
+  const std::string path = folder + "/" + file;
+  struct stat found_file;
+  if (stat(path.c_str(), &found_file) != 0) fail(ErrorKind::unsupported, folder, " has no ", file);
+  void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!handle) fail(ErrorKind::unsupported, dlerror());
   void* found = dlsym(handle, symbol);
   if (!found) fail(ErrorKind::unsupported, folder, "/", file, " has no symbol ", symbol);

@@ -25,11 +25,7 @@ function(neox_option part text folder found)
   set(NEOX_${part}_STATUS "${status}" PARENT_SCOPE)
 endfunction()
 
-find_package(CUDAToolkit QUIET)
-if(CUDAToolkit_FOUND)
-  set(cuda_found "a CUDA toolkit ${CUDAToolkit_VERSION}")
-endif()
-neox_option(CUDA "CUDA backend" "${PROJECT_SOURCE_DIR}/cuda" "${cuda_found}")
+include(NeoxCuda)
 
 find_package(MPI QUIET COMPONENTS C)
 if(MPI_C_FOUND)

@@ -53,8 +53,12 @@ void* CpuBackend::allocate(size_t bytes) {
 }
 
 void CpuBackend::release(void* p) noexcept { std::free(p); }
-void CpuBackend::upload(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
-void CpuBackend::download(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
+void CpuBackend::upload(void* to, const void* from, size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+void CpuBackend::download(void* to, const void* from, size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
 
 size_t CpuBackend::packed_bytes(int64_t outputs, int64_t inputs, DType dtype) const {
   return panels_of(outputs) * panel_bytes(inputs, dtype);
@@ -88,13 +92,13 @@ Tensor CpuBackend::pack(void* to, const Tensor& w, DType dtype) {
 
 size_t CpuBackend::page_bytes(const KvPages& kv) const { return size_t(PageLayout(kv).page) * size_of(kv.dtype); }
 
-void CpuBackend::reserve(int32_t max_tokens, int32_t max_kv, int32_t heads, int32_t vocab) {
-  scores_ld_ = (int64_t(max_kv) + kLanes - 1) / kLanes * kLanes;
-  items_.reserve(size_t(max_tokens) * heads);
+void CpuBackend::reserve(const Bounds& b) {
+  scores_ld_ = (int64_t(b.kv) + kLanes - 1) / kLanes * kLanes;
+  items_.reserve(size_t(b.tokens) * b.heads);
   for (Scratch& s : scratch_) {
     s.scores.resize(size_t(kernels_.attention_rows) * scores_ld_);
-    s.weights.resize(size_t(vocab));
-    s.ids.reserve(size_t(vocab));
+    s.weights.resize(size_t(b.vocab));
+    s.ids.reserve(size_t(b.vocab));
   }
 }
 

@@ -26,7 +26,7 @@ class CpuBackend final : public Backend {
   size_t packed_bytes(int64_t outputs, int64_t inputs, DType dtype) const override;
   Tensor pack(void* to, const Tensor& weight, DType dtype) override;
   size_t page_bytes(const KvPages& kv) const override;
-  void reserve(int32_t max_tokens, int32_t max_kv, int32_t heads, int32_t vocab) override;
+  void reserve(const Bounds& bounds) override;
 
   void embed(const EmbedArgs&) override;
   void add_norm(const AddNormArgs&) override;

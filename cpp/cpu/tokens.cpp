@@ -8,12 +8,16 @@ namespace neox {
 
 void CpuBackend::embed(const EmbedArgs& a) {
   pool_.split(a.out.rows, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; t++) kernels_.widen(a.table.dtype, a.table.from(a.ids[t]).data, a.out.row(t), a.out.cols);
+    for (int64_t t = begin; t < end; t++) {
+      const int32_t id = a.ids[t] < 0 ? a.sampled[-1 - a.ids[t]].id : a.ids[t];
+      kernels_.widen(a.table.dtype, a.table.from(id).data, a.out.row(t), a.out.cols);
+    }
   });
 }
 
 void CpuBackend::gather_rows(const GatherArgs& a) {
-  for (int64_t i = 0; i < a.out.rows; i++) std::memcpy(a.out.row(i), a.x.row(a.rows[i]), size_t(a.out.cols) * sizeof(float));
+  for (int64_t i = 0; i < a.out.rows; i++)
+    std::memcpy(a.out.from(i).data, a.x.from(a.rows[i]).data, size_t(a.out.cols) * size_of(a.x.dtype));
 }
 
 void CpuBackend::copy_blocks(const CopyBlocksArgs& a) {

@@ -15,7 +15,8 @@ namespace neox {
 
 Engine::Impl::Impl(const EngineConfig& c)
     : config(c), executor(config, info.warnings), scheduler(executor.limits(), executor.num_blocks(), c.enable_prefix_caching),
-      buffer(executor.limits(), executor.model().eos_token_ids), limit(executor.model().vocab_size), process(getpid()) {
+      buffer(executor.limits(), executor.model().eos_token_ids), async(c.async_scheduling.value_or(executor.backend().name() != "cpu")),
+      limit(executor.model().vocab_size), process(getpid()) {
   stats.blocks_total = executor.num_blocks();
   describe();
 }
@@ -80,8 +81,8 @@ void Engine::Impl::check_params(std::span<const int32_t> prompt, const SamplingP
           "stop holds strings, but the engine has no vocabulary to match them with: use stop_token_ids");
 }
 
-std::unique_ptr<Sequence> Engine::Impl::make_sequence(std::span<const int32_t> prompt, const SamplingParams& params) const {
-  auto s = std::make_unique<Sequence>();
+std::shared_ptr<Sequence> Engine::Impl::make_sequence(std::span<const int32_t> prompt, const SamplingParams& params) const {
+  auto s = std::make_shared<Sequence>();
   s->tokens.assign(prompt.begin(), prompt.end());
   s->prompt_length = int32_t(prompt.size());
   s->params = params;
@@ -111,18 +112,15 @@ void Engine::Impl::step(std::vector<Delta>& deltas) {
   const auto begin = Clock::now();
   try {
     read_inbox(deltas);
-    const StepPlan plan = scheduler.schedule();
-    if (!plan.chunks.empty()) buffer.fill(plan);
+    StepPlan plan = scheduler.schedule(flying ? 1 - flying->slot : 0);
+    const int32_t tokens = plan.tokens;
+    if (tokens > 0) buffer.fill(plan);
     const auto planned = Clock::now();
-    if (!plan.chunks.empty()) {
-      const Executor::Result& result = executor.run(buffer, limit);
-      size_t sample = 0;
-      for (const Chunk& chunk : plan.chunks) {
-        advance(chunk, result, sample, deltas);
-        sample += size_t(chunk.samples());
-      }
-    }
-    count(plan, seconds(planned - begin), seconds(Clock::now() - planned));
+    if (tokens > 0) executor.enqueue(buffer, plan.slot, limit);
+    if (flying) settle(*std::exchange(flying, std::nullopt), deltas);
+    if (tokens > 0 && async) flying = std::move(plan);
+    else if (tokens > 0) settle(plan, deltas);
+    count(tokens, seconds(planned - begin), seconds(Clock::now() - planned));
   } catch (const std::exception& e) {
     failure = e.what();
     throw;
@@ -196,7 +194,7 @@ void Engine::forward(std::span<const int32_t> ids, int64_t batch, int64_t length
   const std::lock_guard stepping(e.stepping);
   int64_t left = batch;
   {
-    std::vector<std::unique_ptr<Sequence>> made;
+    std::vector<std::shared_ptr<Sequence>> made;
     for (int64_t b = 0; b < batch; b++) {
       made.push_back(e.make_sequence(ids.subspan(size_t(b * length), size_t(length)), {.max_tokens = 0}));
       made.back()->logits_out = out.data() + b * length * vocab;

@@ -21,25 +21,30 @@ struct Engine::Impl {
   void check_usable() const;
   void check_prompt(std::span<const int32_t> prompt) const;
   void check_params(std::span<const int32_t> prompt, const SamplingParams& params) const;
-  std::unique_ptr<Sequence> make_sequence(std::span<const int32_t> prompt, const SamplingParams& params) const;
+  std::shared_ptr<Sequence> make_sequence(std::span<const int32_t> prompt, const SamplingParams& params) const;
   uint64_t draw_seed(uint64_t request_id) const;
   void step(std::vector<Delta>& deltas);
 
   // outcome.cpp: what a step's results mean for the sequences
   void read_inbox(std::vector<Delta>& deltas);
+  void settle(const StepPlan& plan, std::vector<Delta>& deltas);
   void advance(const Chunk& chunk, const Executor::Result& result, size_t first, std::vector<Delta>& deltas);
-  void append(Sequence& s, const Sample& sample, Delta& delta) const;
-  void cut_text(Sequence& s, Delta& delta) const;
+  void draw(const Chunk& chunk, const Executor::Result& result, size_t first, std::vector<Delta>& deltas);
+  void append(Sequence& s, int32_t position, const Sample& sample, Delta& delta) const;
+  void cut_text(Sequence& s, int32_t generated, Delta& delta) const;
   void fail_request(Sequence& s, const Error& why, std::vector<Delta>& deltas);
-  Error explain(const Sequence& s, const Sample& sample);
+  Error explain(const Sequence& s, int32_t position, const Sample& sample);
   void end(Sequence& s);
-  void count(const StepPlan& plan, double planning, double running);
+  void count(int32_t tokens, double planning, double running);
 
   EngineConfig config;  // "auto" and 0 replaced by what they came to
   EngineInfo info;
   Executor executor;
   Scheduler scheduler;
   StepBuffer buffer;
+  std::optional<StepPlan> flying;  // planned and started, its results not looked at
+  bool async;
+  int64_t generated = 0;  // tokens
   Vocabulary vocabulary;
   int32_t limit;  // ids from here on are banned
   const pid_t process;
@@ -49,7 +54,7 @@ struct Engine::Impl {
 
   std::mutex stepping;       // over all of the above
   mutable std::mutex inbox;  // over all of the below
-  std::vector<std::unique_ptr<Sequence>> submitted;
+  std::vector<std::shared_ptr<Sequence>> submitted;
   std::vector<uint64_t> cancelled;
   uint64_t requests = 0;
   Stats stats;

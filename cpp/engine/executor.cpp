@@ -15,10 +15,15 @@ Executor::Executor(EngineConfig& config, std::vector<std::string>& warnings) : m
   config.device = backend_->name();
   complete_limits(config);
   load(config, warnings);
-  make_cache(config, dtype_named(config.kv_cache_dtype));
-  backend_->reserve(limits_.tokens, config.max_model_len, model_config_.num_attention_heads, model_config_.vocab_size);
+  backend_->reserve({.tokens = limits_.tokens,
+                     .kv = config.max_model_len,
+                     .heads = model_config_.num_attention_heads,
+                     .head_dim = model_config_.head_dim(),
+                     .vocab = model_config_.vocab_size});
   arena_ = std::make_unique<Arena>(*backend_);
   activations_ = make_activations(*arena_, model_config_, backend_->activation_dtype(dtype_named(config.dtype)), limits_.tokens);
+  make_buffers(config);
+  make_cache(config, dtype_named(config.kv_cache_dtype));  // last: it may take what is left
   const int32_t layers = model_config_.num_hidden_layers;
   model_ = std::make_unique<Model>(Model::Parts{.backend = *backend_,
                                                 .tensor_parallel = tensor_parallel_,
@@ -28,21 +33,21 @@ Executor::Executor(EngineConfig& config, std::vector<std::string>& warnings) : m
                                                 .kv = kv_->layers(),
                                                 .activations = activations_,
                                                 .stage = {.first_layer = 0, .last_layer = layers, .layers = layers}});
-  make_buffers(config);
 }
 
 void Executor::make_buffers(const EngineConfig& config) {
-  const auto samples = size_t(limits_.samples());
+  const auto samples = size_t(kSlots) * size_t(limits_.samples());
+  max_logprobs_ = config.max_logprobs;
   step_buffer_ = Buffer(*backend_, StepBuffer(limits_, model_config_.eos_token_ids).capacity());
   samples_ = Buffer(*backend_, samples * sizeof(Sample));
   top_ids_ = Buffer(*backend_, samples * size_t(config.max_logprobs) * sizeof(int32_t));
   top_logprobs_ = Buffer(*backend_, samples * size_t(config.max_logprobs) * sizeof(float));
 }
 
-void Executor::complete_limits(EngineConfig& c) const {
+void Executor::complete_limits(EngineConfig& c) {
   auto positive = [](const char* name, int32_t value) { require(value > 0, name, " is ", value, ", expected 1 or more"); };
   if (c.max_model_len == 0) c.max_model_len = model_config_.max_position_embeddings;
-  if (c.max_num_batched_tokens == 0) c.max_num_batched_tokens = 256;  // a step stays short enough to stop
+  if (c.max_num_batched_tokens == 0) c.max_num_batched_tokens = on_gpu() ? 2048 : 256;  // a step stays short enough to stop
   positive("max_model_len", c.max_model_len);
   positive("max_num_seqs", c.max_num_seqs);
   positive("max_num_batched_tokens", c.max_num_batched_tokens);
@@ -54,6 +59,11 @@ void Executor::complete_limits(EngineConfig& c) const {
   require(model_config_.eos_token_ids.size() <= size_t(kMaxBansPerSeq) / 2, c.model, " has ", model_config_.eos_token_ids.size(),
           " EOS ids, expected at most ", kMaxBansPerSeq / 2);
   require(c.kv_cache_memory >= 0, "kv_cache_memory is ", c.kv_cache_memory, ", expected bytes, or 0 for what is sensible");
+  limits_ = {.tokens = c.max_num_batched_tokens,
+             .seqs = std::min(c.max_num_seqs, c.max_num_batched_tokens),
+             .blocks_per_seq = (c.max_model_len + c.block_size - 1) / c.block_size,
+             .block_size = c.block_size,
+             .vocab = model_config_.vocab_size};
 }
 
 void Executor::load(EngineConfig& config, std::vector<std::string>& warnings) {
@@ -69,24 +79,26 @@ void Executor::make_cache(EngineConfig& c, DType dtype) {
   const KvPages shape{
       .dtype = dtype, .heads = model_config_.num_attention_heads, .head_dim = model_config_.head_dim(), .block = c.block_size};
   const auto block_bytes = int64_t(KvCache::block_bytes(*backend_, shape, model_config_.num_hidden_layers));
-  const int64_t per_seq = (c.max_model_len + c.block_size - 1) / c.block_size;
   int64_t memory = c.kv_cache_memory;
-  if (memory == 0) memory = std::min(int64_t(4) << 30, backend_->memory_free() / 4);
-  const int64_t blocks = std::min({memory / block_bytes, per_seq * c.max_num_seqs, int64_t(INT32_MAX) / c.block_size});
+  if (memory == 0) memory = on_gpu() ? backend_->memory_free() / 10 * 9 : std::min(int64_t(4) << 30, backend_->memory_free() / 4);
+  const int64_t blocks =
+      std::min({memory / block_bytes, int64_t(limits_.blocks_per_seq) * c.max_num_seqs, int64_t(INT32_MAX) / c.block_size});
   if (blocks < 1)
     fail(ErrorKind::memory, "the KV cache may take ", memory, " bytes, but one page of ", c.block_size, " positions takes ", block_bytes,
          ": raise kv_cache_memory");
   num_blocks_ = int32_t(blocks);
   kv_ = std::make_unique<KvCache>(*backend_, shape, model_config_.num_hidden_layers, num_blocks_);
-  limits_ = {.tokens = c.max_num_batched_tokens,
-             .seqs = std::min(c.max_num_seqs, c.max_num_batched_tokens),
-             .blocks_per_seq = int32_t(per_seq),
-             .block_size = c.block_size,
-             .vocab = model_config_.vocab_size};
+}
+
+Executor::Slot Executor::slot(int32_t index) const {
+  const int64_t first = int64_t(index) * limits_.samples();
+  return {.samples = samples_.data<Sample>() + first,
+          .top_ids = top_ids_.data<int32_t>() + first * max_logprobs_,
+          .top_logprobs = top_logprobs_.data<float>() + first * max_logprobs_};
 }
 
 /// Samples those rows from the done-th on whose out rows are among these logits; returns how many are done then.
-int32_t Executor::sample(const StepBuffer& buffer, const Tensor& logits, int32_t first, int32_t done, int32_t limit) {
+int32_t Executor::sample(const StepBuffer& buffer, const Slot& slot, const Tensor& logits, int32_t first, int32_t done, int32_t limit) {
   const SampleRow* rows = buffer.sample_rows(buffer.data());  // on the host, to see which they are
   const auto* base = step_buffer_.data<const int32_t>();
   int32_t end = done;
@@ -98,47 +110,53 @@ int32_t Executor::sample(const StepBuffer& buffer, const Tensor& logits, int32_t
                       .count = end - done,
                       .limit = limit,
                       .bans = buffer.bans(base),
-                      .out = samples_.data<Sample>() + done,
+                      .out = slot.samples + done,
                       .top_ld = ld,
-                      .top_ids = top_ids_.data<int32_t>() + int64_t(done) * ld,
-                      .top_logprobs = top_logprobs_.data<float>() + int64_t(done) * ld,
+                      .top_ids = slot.top_ids + int64_t(done) * ld,
+                      .top_logprobs = slot.top_logprobs + int64_t(done) * ld,
                       .first = first});
   return end;
 }
 
-const Executor::Result& Executor::run(const StepBuffer& buffer, int32_t limit) {
+void Executor::enqueue(const StepBuffer& buffer, int32_t slot_index, int32_t limit) {
   Backend& be = *backend_;
   be.upload(step_buffer_.data(), buffer.data(), buffer.bytes());
   const auto* base = step_buffer_.data<const int32_t>();
   const Step step = buffer.step(base);
+  const Slot slot = this->slot(slot_index);
   for (const KvPages& layer : kv_->layers())
     if (buffer.copy_count() > 0) be.copy_blocks({.kv = layer, .pairs = buffer.copies(base), .count = buffer.copy_count()});
-  model_->forward(step);
+  model_->forward(step, samples_.data<Sample>());
 
   auto sink = buffer.sinks().begin();
   int32_t done = 0;
   for (int32_t first = 0, count; first < step.outs; first += count) {
     count = std::min(kLogitRows, step.outs - first);
     const Tensor logits = model_->logits(step, first, count);
-    done = sample(buffer, logits, first, done, limit);
+    done = sample(buffer, slot, logits, first, done, limit);
     for (; sink != buffer.sinks().end() && sink->out_row < first + count; ++sink)
       be.download(sink->to, logits.row(sink->out_row - first), size_t(logits.cols) * sizeof(float));
   }
+  Result& result = results_[slot_index];
   const auto samples = size_t(buffer.samples()), top = samples * size_t(buffer.top_n());
-  result_.top_n = buffer.top_n();
-  result_.samples.resize(samples), result_.top_ids.resize(top), result_.top_logprobs.resize(top);
-  be.download(result_.samples.data(), samples_.data(), samples * sizeof(Sample));
+  result.top_n = buffer.top_n();
+  result.samples.resize(samples), result.top_ids.resize(top), result.top_logprobs.resize(top);
+  be.download(result.samples.data(), slot.samples, samples * sizeof(Sample));
   if (top > 0) {
-    be.download(result_.top_ids.data(), top_ids_.data(), top * sizeof(int32_t));
-    be.download(result_.top_logprobs.data(), top_logprobs_.data(), top * sizeof(float));
+    be.download(result.top_ids.data(), slot.top_ids, top * sizeof(int32_t));
+    be.download(result.top_logprobs.data(), slot.top_logprobs, top * sizeof(float));
   }
-  be.synchronize();
-  return result_;
 }
 
-std::string Executor::locate_non_finite(const Sequence& sequence) {
-  Sequence copy = sequence;  // the same numbers go to the same places of its pages
-  copy.logits_out = nullptr, copy.params = {};
+const Executor::Result& Executor::collect(int32_t slot_index) {
+  backend_->synchronize();
+  return results_[slot_index];
+}
+
+std::string Executor::locate_non_finite(const Sequence& sequence, int32_t length) {
+  if (sequence.table.size() * limits_.block_size < length) return "a place that cannot be told, its pages being gone";
+  const auto copy = std::make_shared<Sequence>(sequence);  // the same numbers go to the same places of its pages
+  copy->logits_out = nullptr, copy->params = {};
   int32_t where = model_config_.num_hidden_layers;
   const auto probe = [&](int32_t layer, const Tensor& x) {
     std::vector<float> row(size_t(x.cols));
@@ -149,13 +167,13 @@ std::string Executor::locate_non_finite(const Sequence& sequence) {
     }
   };
   StepBuffer buffer(limits_, {});
-  for (int32_t start = 0, count; start < sequence.computed; start += count) {
-    count = std::min(limits_.tokens, sequence.computed - start);
+  for (int32_t start = 0, count; start < length; start += count) {
+    count = std::min(limits_.tokens, length - start);
     StepPlan plan;
-    plan.chunks.push_back({.sequence = &copy, .start = start, .count = count, .scores = 0, .draws = 0});
+    plan.chunks.push_back({.sequence = copy, .preemptions = 0, .start = start, .count = count, .first_score = 0, .scores = 0, .draws = 0});
     buffer.fill(plan);
     backend_->upload(step_buffer_.data(), buffer.data(), buffer.bytes());
-    model_->forward(buffer.step(step_buffer_.data<const int32_t>()), probe);
+    model_->forward(buffer.step(step_buffer_.data<const int32_t>()), samples_.data<Sample>(), probe);
   }
   if (where < 0) return "the embedding";
   if (where == model_config_.num_hidden_layers) return "the final norm or the head";

@@ -25,10 +25,12 @@ class Executor {
     std::vector<int32_t> top_ids;
     std::vector<float> top_logprobs;
   };
-  /// Runs a step. Ids >= limit are banned. The result is valid until the next call.
-  const Result& run(const StepBuffer& buffer, int32_t limit);
-  /// Runs a sequence again, on its own pages, and names the place where a number first was NaN or infinite.
-  std::string locate_non_finite(const Sequence& sequence);
+  /// Starts a step, whose samples go to `slot` of the ring. Ids >= limit are banned. `buffer` may change once this returns.
+  void enqueue(const StepBuffer& buffer, int32_t slot, int32_t limit);
+  /// What the step of that slot drew, once it has run; valid until the slot is used again.
+  const Result& collect(int32_t slot);
+  /// Runs the first `length` positions of a sequence again, on its own pages, and names the place where a number first was NaN or infinite.
+  std::string locate_non_finite(const Sequence& sequence, int32_t length);
 
   const ModelConfig& model() const { return model_config_; }
   const Backend& backend() const { return *backend_; }
@@ -39,10 +41,18 @@ class Executor {
 
  private:
   void load(EngineConfig& config, std::vector<std::string>& warnings);
-  void complete_limits(EngineConfig& config) const;
+  void complete_limits(EngineConfig& config);
   void make_cache(EngineConfig& config, DType dtype);
   void make_buffers(const EngineConfig& config);
-  int32_t sample(const StepBuffer& buffer, const Tensor& logits, int32_t first, int32_t done, int32_t limit);
+  bool on_gpu() const { return backend_->name() == "cuda"; }
+  /// The ring's parts of one slot.
+  struct Slot {
+    Sample* samples;
+    int32_t* top_ids;
+    float* top_logprobs;
+  };
+  Slot slot(int32_t index) const;
+  int32_t sample(const StepBuffer& buffer, const Slot& slot, const Tensor& logits, int32_t first, int32_t done, int32_t limit);
 
   ModelConfig model_config_;
   std::unique_ptr<Backend> backend_;  // outlives all that follows
@@ -54,9 +64,10 @@ class Executor {
   std::unique_ptr<Model> model_;
   StepLimits limits_{};
   Buffer step_buffer_;             // the block on the device
-  Buffer samples_;                 // [samples] Sample on the device
-  Buffer top_ids_, top_logprobs_;  // [samples, max_logprobs]
-  Result result_;
+  Buffer samples_;                 // [kSlots, samples] Sample on the device: the ring
+  Buffer top_ids_, top_logprobs_;  // [kSlots, samples, max_logprobs]
+  int32_t max_logprobs_ = 0;
+  Result results_[kSlots];
   int32_t num_blocks_ = 0;
 };
 

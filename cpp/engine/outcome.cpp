@@ -41,10 +41,10 @@ void Engine::Impl::end(Sequence& s) {
   scheduler.remove(&s);
 }
 
-void Engine::Impl::cut_text(Sequence& s, Delta& delta) const {
+void Engine::Impl::cut_text(Sequence& s, int32_t generated, Delta& delta) const {
   const SamplingParams& p = s.params;
   StopMatch match;
-  if (!p.stop.empty() && s.generated() >= p.min_tokens && find_stop(s.held, p.stop, match)) {
+  if (!p.stop.empty() && generated >= p.min_tokens && find_stop(s.held, p.stop, match)) {
     s.finish = FinishReason::stop;
     delta.stop_token = -1, delta.stop_string = p.stop[match.which];
     s.held.resize(p.include_stop_str_in_output ? match.end : match.begin);
@@ -57,25 +57,27 @@ void Engine::Impl::cut_text(Sequence& s, Delta& delta) const {
   s.held += kept;
 }
 
-void Engine::Impl::append(Sequence& s, const Sample& sample, Delta& delta) const {
-  s.tokens.push_back(sample.id);
+void Engine::Impl::append(Sequence& s, int32_t position, const Sample& sample, Delta& delta) const {
+  if (position < s.length()) s.tokens[size_t(position)] = sample.id;  // where the plan left a note that it was being drawn
+  else s.tokens.push_back(sample.id);
   delta.token_ids.push_back(sample.id);
   if (size_t(sample.id) < vocabulary.bytes.size()) s.held += vocabulary.bytes[size_t(sample.id)];
   const auto holds = [&](const std::vector<int32_t>& ids) { return std::find(ids.begin(), ids.end(), sample.id) != ids.end(); };
   if ((!s.params.ignore_eos && holds(executor.model().eos_token_ids)) || holds(s.params.stop_token_ids)) {
     s.finish = FinishReason::stop;
     delta.stop_token = sample.id;
-  } else if (s.length() >= s.max_length) {
+  } else if (position + 1 >= s.max_length) {
     s.finish = FinishReason::length;
   }
-  cut_text(s, delta);
+  cut_text(s, position + 1 - s.prompt_length, delta);
   delta.finish = s.finish;
 }
 
-Error Engine::Impl::explain(const Sequence& s, const Sample& sample) {
-  const std::string where = concat(" at position ", s.length(), " of request ", s.request_id);
+Error Engine::Impl::explain(const Sequence& s, int32_t position, const Sample& sample) {
+  const std::string where = concat(" at position ", position, " of request ", s.request_id);
   if (sample.flags & kAllBanned) return {ErrorKind::invalid, "every token is banned" + where};
-  return {ErrorKind::numerical, concat("the logits hold NaN or infinity", where, "; it first appeared in ", executor.locate_non_finite(s))};
+  return {ErrorKind::numerical,
+          concat("the logits hold NaN or infinity", where, "; it first appeared in ", executor.locate_non_finite(s, position))};
 }
 
 void Engine::Impl::fail_request(Sequence& s, const Error& why, std::vector<Delta>& deltas) {
@@ -92,48 +94,61 @@ static TokenLogprob token_logprob(const Executor::Result& r, size_t i, int32_t i
   return out;
 }
 
+void Engine::Impl::settle(const StepPlan& plan, std::vector<Delta>& deltas) {
+  const Executor::Result& result = executor.collect(plan.slot);
+  size_t first = 0;
+  for (const Chunk& chunk : plan.chunks) {
+    advance(chunk, result, first, deltas);
+    first += size_t(chunk.samples());
+  }
+}
+
 void Engine::Impl::advance(const Chunk& c, const Executor::Result& r, size_t first, std::vector<Delta>& deltas) {
   Sequence& s = *c.sequence;
-  const auto begin = r.samples.begin() + ptrdiff_t(first),
-             bad = std::find_if(begin, begin + c.samples(), [](const Sample&x) { return x.flags != 0; });
-  const bool good = bad == begin + c.samples();
-  const int32_t scored = s.scored;
-  scheduler.computed(c, good && c.samples() > 0);
-  if (!good) return fail_request(s, explain(s, *bad), deltas);
+  if (s.finish != FinishReason::none) return;  // it ended while this was on its way
+  const auto begin = r.samples.begin() + ptrdiff_t(first);
+  const auto bad = std::find_if(begin, begin + c.samples(), [](const Sample& x) { return x.flags != 0; });
+  if (bad != begin + c.samples()) return fail_request(s, explain(s, c.start + c.count, *bad), deltas);
+  if (c.samples() > 0) scheduler.publish(c);
   for (int32_t i = 0; i < c.scores; i++)
-    s.prompt_scores.push_back(token_logprob(r, first + size_t(i), s.tokens[size_t(scored + i)], s.params.prompt_logprobs));
-  if (s.computed < s.length()) return;
-  if (c.draws == 0) {  // nothing to generate
-    if (!s.logits_out)
-      deltas.push_back({.request_id = s.request_id, .prompt_logprobs = std::move(s.prompt_scores), .finish = FinishReason::length});
-    return end(s);
-  }
-  std::vector<std::unique_ptr<Sequence>> children;  // branch off here, before s gets its own token
-  for (int32_t i = 1; i <= s.forks; i++) {
-    children.push_back(std::make_unique<Sequence>(s));
-    children.back()->index = i, children.back()->forks = 0;
-    children.back()->table = {}, children.back()->prompt_scores.clear();
+    s.prompt_scores.push_back(token_logprob(r, first + size_t(i), s.tokens[size_t(c.first_score + i)], s.params.prompt_logprobs));
+  if (c.draws > 0) return draw(c, r, first + size_t(c.scores), deltas);
+  if (c.start + c.count < s.prompt_length || s.generated() > 0) return;  // there is more to compute
+  s.finish = FinishReason::length;                                       // nothing is to be generated
+  if (!s.logits_out) deltas.push_back({.request_id = s.request_id, .prompt_logprobs = std::move(s.prompt_scores), .finish = s.finish});
+  end(s);
+}
+
+/// Gives a sequence its new token; where a prompt ends, also the samples that branch off there.
+void Engine::Impl::draw(const Chunk& c, const Executor::Result& r, size_t first, std::vector<Delta>& deltas) {
+  Sequence& s = *c.sequence;
+  const int32_t position = c.start + c.count;
+  std::vector<std::shared_ptr<Sequence>> samples{c.sequence};
+  for (int32_t i = 1; i < c.draws; i++) {
+    auto child = std::make_shared<Sequence>(s);  // before s gets its own token
+    child->index = i, child->forks = 0, child->table = {};
+    child->tokens.resize(size_t(position)), child->prompt_scores.clear();
+    samples.push_back(std::move(child));
   }
   s.forks = 0;
-  for (int32_t i = 0; i < c.draws; i++) {
-    Sequence& sample = i == 0 ? s : *children[size_t(i - 1)];
-    const size_t at = first + size_t(c.scores + i);
+  generated += c.draws;
+  for (size_t i = 0; i < samples.size(); i++) {
+    Sequence& sample = *samples[i];
     Delta delta{.request_id = s.request_id, .index = sample.index};
     if (i == 0) delta.prompt_logprobs = std::move(s.prompt_scores);
-    delta.logprobs.push_back(token_logprob(r, at, r.samples[at].id, s.params.logprobs));
-    append(sample, r.samples[at], delta);
+    delta.logprobs.push_back(token_logprob(r, first + i, r.samples[first + i].id, s.params.logprobs));
+    append(sample, position, r.samples[first + i], delta);
     deltas.push_back(std::move(delta));
-    if (i > 0 && sample.finish == FinishReason::none) scheduler.fork(s, std::move(children[size_t(i - 1)]));
+    if (i > 0 && sample.finish == FinishReason::none) scheduler.fork(s, samples[i]);
     else if (i > 0) end(sample);
   }
   if (s.finish != FinishReason::none) end(s);
 }
 
-void Engine::Impl::count(const StepPlan& plan, double planning, double running) {
+void Engine::Impl::count(int32_t tokens, double planning, double running) {
   const std::lock_guard lock(inbox);
-  for (const Chunk& c : plan.chunks) stats.tokens_generated += c.draws;
-  stats.steps += !plan.chunks.empty();
-  stats.tokens_computed += plan.tokens;
+  stats.steps += tokens > 0;
+  stats.tokens_computed += tokens, stats.tokens_generated = generated;
   stats.running = scheduler.running(), stats.waiting = scheduler.waiting();
   stats.preemptions = scheduler.preemptions(), stats.tokens_cached = scheduler.tokens_cached();
   stats.blocks_used = scheduler.pool().size() - scheduler.pool().available();

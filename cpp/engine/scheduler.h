@@ -17,14 +17,16 @@ class Scheduler {
   Scheduler(const StepLimits& limits, int32_t blocks, bool prefix_caching)
       : limits_(limits), pool_(blocks, limits.block_size, prefix_caching) {}
 
-  void add(std::unique_ptr<Sequence> sequence) { waiting_.push_back(std::move(sequence)); }
-  StepPlan schedule();
-  /// What a chunk has computed is known from here on. `good`: its logits came back finite, so its pages may be found by others.
-  void computed(const Chunk& chunk, bool good);
-  /// A child that goes on from where its parent stands, on the parent's pages.
-  void fork(const Sequence& parent, std::unique_ptr<Sequence> child);
+  void add(std::shared_ptr<Sequence> sequence) { waiting_.push_back(std::move(sequence)); }
+  /// Plans a step that will use `slot` of the ring of samples. Steps may be planned ahead: a token that is being drawn is then known by its
+  /// place in that ring.
+  StepPlan schedule(int32_t slot);
+  /// A chunk has run and its logits were finite: whole pages up to its end may be found by others.
+  void publish(const Chunk& chunk);
+  /// A child that goes on where its parent's prompt ends, on the parent's pages.
+  void fork(const Sequence& parent, std::shared_ptr<Sequence> child);
   /// Takes a sequence out and gives its pages back.
-  std::unique_ptr<Sequence> remove(const Sequence* sequence);
+  void remove(const Sequence* sequence);
   void each_of(uint64_t request_id, const std::function<void(Sequence&)>& fn);  // fn may remove it
 
   int32_t running() const { return int32_t(running_.size()); }
@@ -34,17 +36,17 @@ class Scheduler {
   const BlockPool& pool() const { return pool_; }
 
  private:
-  using Owned = std::unique_ptr<Sequence>;
+  using Shared = std::shared_ptr<Sequence>;  // with the plans that are on their way
   void preempt_youngest();
   bool make_room(Sequence& s, int32_t positions);
   bool admit(StepPlan& plan);
-  bool take(StepPlan& plan, Sequence& s, int32_t count);
-  Chunk chunk(Sequence& s, int32_t count) const;
+  bool take(StepPlan& plan, const Shared& s, int32_t count) const;
+  Chunk chunk(const Shared& s, int32_t count) const;
 
   const StepLimits limits_;
   BlockPool pool_;
-  std::vector<Owned> running_;  // oldest first
-  std::deque<Owned> waiting_;
+  std::vector<Shared> running_;  // oldest first
+  std::deque<Shared> waiting_;
   std::vector<std::pair<int32_t, int32_t>> copies_;  // of pages, due with the next step
   int64_t preemptions_ = 0, tokens_cached_ = 0;
 };

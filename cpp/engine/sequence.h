@@ -16,11 +16,12 @@ struct Sequence {
   int32_t forks = 0;  // samples of the request that will branch off where the prompt ends
   SamplingParams params;
   uint64_t seed = 0;
-  std::vector<int32_t> tokens;  // the prompt, then what was generated
+  std::vector<int32_t> tokens;  // the prompt, then what was generated; the last may be -1 - k: sample k of a step that is still running
   int32_t prompt_length = 0;
-  int32_t max_length = 0;  // tokens at most, prompt included
-  int32_t computed = 0;    // positions whose k and v are in the pages
-  int32_t scored = 0;      // prompt tokens before this one need no log-prob, or have it
+  int32_t max_length = 0;   // tokens at most, prompt included
+  int32_t computed = 0;     // positions whose k and v are in the pages, or will be when the steps that are planned have run
+  int32_t preemptions = 0;  // what was planned before the last one says nothing of the pages any more
+  int32_t scored = 0;       // prompt tokens before this one need no log-prob, or have it
   BlockTable table;
   std::vector<TokenLogprob> prompt_scores;
   std::string held;             // text that may be the beginning of a stop string or of a character
@@ -30,6 +31,9 @@ struct Sequence {
 
   int32_t length() const { return int32_t(tokens.size()); }
   int32_t generated() const { return length() - prompt_length; }
+  bool knows_all() const { return tokens.back() >= 0; }
+  /// Positions that a step can compute; a last token that ends the sequence is not worth it.
+  int32_t to_compute() const { return generated() > 0 && length() >= max_length ? 0 : length() - computed; }
   bool scores_prompt() const { return params.prompt_logprobs >= 0 && scored < prompt_length; }
 };
 

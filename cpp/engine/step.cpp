@@ -58,11 +58,11 @@ void StepBuffer::add(const Chunk& c) {
     list(at_.slot)[token + i] = block * limits_.block_size + position % limits_.block_size;
     if (s.logits_out) sinks_.push_back({.out_row = add_out(token + i), .to = s.logits_out + int64_t(position) * limits_.vocab});
   }
-  for (int32_t scored = s.scored; scored < s.scored + c.scores; scored++)  // the row of a token tells of the one after it
+  for (int32_t scored = c.first_score; scored < c.first_score + c.scores; scored++)  // the row of a token tells of the one after it
     add_score(s, scored, add_out(token + scored - 1 - c.start));
   if (c.draws > 0) {
     const int32_t out_row = add_out(token + c.count - 1);
-    for (int32_t i = 0; i < c.draws; i++) add_draw(s, s.index + i, out_row);
+    for (int32_t i = 0; i < c.draws; i++) add_draw(c, s.index + i, out_row);
   }
   words_[kTokens] += c.count, words_[kSeqs]++;
   words_[kMaxQ] = std::max(words_[kMaxQ], c.count), words_[kMaxKv] = std::max(words_[kMaxKv], c.start + c.count);
@@ -84,25 +84,27 @@ void StepBuffer::add_score(const Sequence& s, int32_t position, int32_t out_row)
   add_sample({.row = out_row, .token = s.tokens[size_t(position)], .position = position, .top_n = s.params.prompt_logprobs});
 }
 
-void StepBuffer::add_draw(const Sequence& s, int32_t index, int32_t out_row) {
+void StepBuffer::add_draw(const Chunk& c, int32_t index, int32_t out_row) {
+  const Sequence& s = *c.sequence;
   const SamplingParams& p = s.params;
+  const int32_t position = c.start + c.count, generated = position - s.prompt_length;
   SampleRow row{.row = out_row,
                 .seed_lo = uint32_t(s.seed),
                 .seed_hi = uint32_t(s.seed >> 32),
                 .index = index,
-                .position = s.length(),
+                .position = position,
                 .temperature = p.temperature,
                 .top_p = p.top_p,
                 .min_p = p.min_p,
                 .top_k = p.top_k,
                 .top_n = std::max(p.logprobs, 0)};
   row.bans_begin = bans_used_;
-  if (s.generated() < p.min_tokens && index == s.index) {
+  if (generated < p.min_tokens && index == s.index) {
     auto ban = [&](int32_t id) { list(at_.bans)[bans_used_++] = id; };
     if (!p.ignore_eos) std::for_each(eos_.begin(), eos_.end(), ban);
     std::for_each(p.stop_token_ids.begin(), p.stop_token_ids.end(), ban);
     assert(bans_used_ <= limits_.bans());
-  } else if (s.generated() < p.min_tokens) {  // a sample that branches off here: the same bans
+  } else if (generated < p.min_tokens) {  // a sample that branches off here: the same bans
     row.bans_begin = sample_rows(words_.data())[words_[kSamples] - 1].bans_begin;
   }
   row.bans_end = bans_used_;

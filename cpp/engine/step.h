@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -10,18 +11,21 @@ namespace neox {
 
 /// What one step computes of one sequence.
 struct Chunk {
-  Sequence* sequence;
-  int32_t start, count;  // positions [start, start + count)
-  int32_t scores;        // prompt tokens from Sequence::scored on whose log-probs this chunk gives
-  int32_t draws;         // new tokens: one, or one for each sample where a prompt ends; 0 in the middle of a prompt
+  std::shared_ptr<Sequence> sequence;
+  int32_t preemptions;          // of the sequence when this was planned
+  int32_t start, count;         // positions [start, start + count)
+  int32_t first_score, scores;  // prompt tokens whose log-probs this chunk gives
+  int32_t draws;  // new tokens, at position start + count: one, or one for each sample where a prompt ends; 0 in the middle of a prompt
   int32_t samples() const { return scores + draws; }
 };
 struct StepPlan {
   std::vector<std::pair<int32_t, int32_t>> copies;  // pages to copy before anything else: from, to
   std::vector<Chunk> chunks;
   int32_t tokens = 0, samples = 0;
+  int32_t slot = 0;  // of the ring: which samples of the device this step writes
 };
 
+constexpr int32_t kSlots = 2;           // steps whose samples the device keeps: the one that runs, and the one before
 constexpr int32_t kMaxSamples = 256;    // SamplingParams::n
 constexpr int32_t kMaxBansPerSeq = 32;  // EOS and stop ids that min_tokens may have to ban
 
@@ -70,7 +74,7 @@ class StepBuffer {
   void add(const Chunk& chunk);
   int32_t add_out(int32_t token_row);
   void add_score(const Sequence& s, int32_t position, int32_t out_row);
-  void add_draw(const Sequence& s, int32_t index, int32_t out_row);
+  void add_draw(const Chunk& chunk, int32_t index, int32_t out_row);
   void add_sample(const SampleRow& row);
   int32_t* list(int32_t offset) { return words_.data() + offset; }
 

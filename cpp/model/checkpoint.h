@@ -19,6 +19,7 @@ class Checkpoint {
   /// done_with(name). Throws Error(invalid) if it is missing or of another shape.
   virtual Tensor get(const std::string& name, int64_t rows, int64_t cols) = 0;
   virtual DType dtype_of(const std::string& name) const = 0;
+  virtual bool same(const std::string& a, const std::string& b) const = 0;  // two tensors that are there: the same to the bit
   virtual std::vector<std::string> names() const = 0;
   virtual void done_with(const std::string& name) = 0;  // it has been packed, and is not needed soon
 };

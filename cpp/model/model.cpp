@@ -18,9 +18,9 @@ AddNormArgs Model::entrance(int32_t l, const Activations& a) const {
   return {.x = a.x, .norm = &w.ln1, .out = a.n1};
 }
 
-void Model::forward(const Step& s, const Probe& probe) {
+void Model::forward(const Step& s, const Sample* sampled, const Probe& probe) {
   const Activations a = activations_.first(s.tokens);
-  if (stage_.first()) be.embed({.out = a.x, .ids = s.ids, .table = weights_.embedding});
+  if (stage_.first()) be.embed({.out = a.x, .ids = s.ids, .table = weights_.embedding, .sampled = sampled});
   else pp.recv(a.x, stage_.prev);
   be.add_norm(entrance(stage_.first_layer, a));
   if (probe) probe(stage_.first_layer - 1, a.x);

@@ -33,10 +33,10 @@ class Model {
   };
   explicit Model(const Parts& parts);
 
-  /// Runs this stage's layers over the step's tokens. On the last stage the rows are then ready for logits().
-  /// The probe, if any, sees x after the embedding (-1) and after each layer.
+  /// Runs this stage's layers over the step's tokens, of which `sampled` tells those that earlier steps drew. On the last stage the rows
+  /// are then ready for logits(). The probe, if any, sees x after the embedding (-1) and after each layer.
   using Probe = std::function<void(int32_t layer, const Tensor& x)>;
-  void forward(const Step& step, const Probe& probe = {});
+  void forward(const Step& step, const Sample* sampled, const Probe& probe = {});
   /// Logits of the step's out rows [first, first + count), count <= kLogitRows. The view is valid until the next call.
   Tensor logits(const Step& step, int32_t first, int32_t count);
 

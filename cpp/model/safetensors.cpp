@@ -124,6 +124,11 @@ Tensor SafetensorsCheckpoint::get(const std::string& name, int64_t rows, int64_t
   return {.data = const_cast<char*>(e.data), .rows = rows, .cols = cols, .ld = cols, .dtype = e.dtype};
 }
 
+bool SafetensorsCheckpoint::same(const std::string& a, const std::string& b) const {
+  const Entry &x = entry(a), &y = entry(b);
+  return x.dtype == y.dtype && x.shape == y.shape && std::memcmp(x.data, y.data, x.bytes) == 0;
+}
+
 std::vector<std::string> SafetensorsCheckpoint::names() const {
   std::vector<std::string> out;
   for (const auto& [name, e] : tensors_) out.push_back(name);

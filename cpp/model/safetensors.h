@@ -16,6 +16,7 @@ class SafetensorsCheckpoint final : public Checkpoint {
   bool has(const std::string& name) const override { return tensors_.contains(name); }
   Tensor get(const std::string& name, int64_t rows, int64_t cols) override;
   DType dtype_of(const std::string& name) const override;
+  bool same(const std::string& a, const std::string& b) const override;
   std::vector<std::string> names() const override;
   void done_with(const std::string& name) override;  // lets its pages leave memory
 

@@ -26,24 +26,38 @@ Weights::Weights(Backend& backend, Checkpoint& checkpoint, const ModelConfig& co
   embedding = table("gpt_neox.embed_in.weight");
   for (int32_t i = 0; i < config.num_hidden_layers; i++) layers.push_back(layer(i));
   final_norm = norm("gpt_neox.final_layer_norm");
-  const std::string head_name = config.tie_word_embeddings         ? "gpt_neox.embed_in.weight"
-                                : checkpoint.has("lm_head.weight") ? "lm_head.weight"
-                                                                   : "embed_out.weight";
-  head.weight = matrix(head_name, config.vocab_size, config.hidden_size);
+  head.weight = matrix(head_name(warnings), config.vocab_size, config.hidden_size);
   rope = make_rope();
   warn_of_the_rest(warnings);
 }
 
-Tensor Weights::vector(const Tensor& source) {  // to f32
-  std::vector<float> values(size_t(source.cols));
-  for (int64_t i = 0; i < source.cols; i++) values[size_t(i)] = load_as_f32(source.data, source.dtype, i);
-  Tensor out = arena_.tensor(1, source.cols);
-  backend_.upload(out.data, values.data(), values.size() * sizeof(float));
+/// The head that config.json ties to the embedding is not tied where the checkpoint holds another one, as in HuggingFace.
+std::string Weights::head_name(std::vector<std::string>& warnings) const {
+  const std::string embedding_name = "gpt_neox.embed_in.weight",
+                    stored = checkpoint_.has("lm_head.weight") ? "lm_head.weight" : "embed_out.weight";
+  if (!config_.tie_word_embeddings) return stored;
+  if (!checkpoint_.has(stored) || checkpoint_.same(stored, embedding_name)) return embedding_name;
+  warnings.push_back("tie_word_embeddings is true, but the checkpoint's " + stored + " differs from its embedding: it is used as it is");
+  return stored;
+}
+
+Tensor Weights::vector(const Tensor& source, DType dtype) {
+  std::vector<char> values(size_t(source.cols) * size_of(dtype));
+  for (int64_t i = 0; i < source.cols; i++) store_from_f32(values.data(), dtype, i, load_as_f32(source.data, source.dtype, i));
+  Tensor out = arena_.tensor(1, source.cols, dtype);
+  backend_.upload(out.data, values.data(), values.size());
   backend_.synchronize();
   return out;
 }
 
-Tensor Weights::bias(const std::string& name, int64_t n) { return vector(checkpoint_.get(name, 1, n)); }
+Tensor Weights::vector(const std::string& name, int64_t n) { return vector(checkpoint_.get(name, 1, n)); }
+
+Tensor Weights::bias(const std::string& name, int64_t n) {
+  const Tensor source = checkpoint_.get(name, 1, n);
+  const DType dtype = backend_.activation_dtype(dtype_);
+  check_range(name, source, dtype);
+  return vector(source, dtype);
+}
 
 Tensor Weights::sum(const std::string& a, const std::string& b) {
   const int64_t n = config_.hidden_size;
@@ -57,7 +71,7 @@ Tensor Weights::sum(const std::string& a, const std::string& b) {
 
 Norm Weights::norm(const std::string& name) {
   const int64_t n = config_.hidden_size;
-  return {.gamma = bias(name + ".weight", n), .beta = bias(name + ".bias", n), .eps = float(config_.layer_norm_eps)};
+  return {.gamma = vector(name + ".weight", n), .beta = vector(name + ".bias", n), .eps = float(config_.layer_norm_eps)};
 }
 
 Tensor Weights::matrix(const std::string& name, int64_t rows, int64_t cols) {
@@ -76,11 +90,13 @@ Tensor Weights::table(const std::string& name) {
   const Tensor source = checkpoint_.get(name, config_.vocab_size, config_.hidden_size);
   check_range(name, source, dtype_);
   Tensor out = arena_.tensor(source.rows, source.cols, dtype_);
-  std::vector<char> row(size_t(source.cols) * size_of(dtype_));
-  for (int64_t r = 0; r < source.rows; r++) {
+  constexpr int64_t kRows = 256;  // converted at a time
+  std::vector<char> rows(size_t(kRows * source.cols) * size_of(dtype_));
+  for (int64_t r = 0; r < source.rows; r += kRows) {
     const Tensor from = source.from(r);
-    for (int64_t i = 0; i < source.cols; i++) store_from_f32(row.data(), dtype_, i, load_as_f32(from.data, source.dtype, i));
-    backend_.upload(out.from(r).data, row.data(), row.size());
+    const int64_t n = std::min(kRows, from.rows) * source.cols;
+    for (int64_t i = 0; i < n; i++) store_from_f32(rows.data(), dtype_, i, load_as_f32(from.data, source.dtype, i));
+    backend_.upload(out.from(r).data, rows.data(), size_t(n) * size_of(dtype_));
     backend_.synchronize();
   }
   return out;
@@ -99,10 +115,10 @@ Layer Weights::layer(int32_t index) {
   const std::string out_bias = p + "attention.dense.bias", down_bias = p + "mlp.dense_4h_to_h.bias";
   if (config_.attention_bias) l.qkv.bias = bias(p + "attention.query_key_value.bias", 3 * h);
   if (!config_.use_parallel_residual) {
-    if (config_.attention_bias) l.out_bias = bias(out_bias, h);
-    l.down_bias = bias(down_bias, h);
+    if (config_.attention_bias) l.out_bias = vector(out_bias, h);
+    l.down_bias = vector(down_bias, h);
   } else {
-    l.sum_bias = config_.attention_bias ? sum(out_bias, down_bias) : bias(down_bias, h);
+    l.sum_bias = config_.attention_bias ? sum(out_bias, down_bias) : vector(down_bias, h);
   }
   return l;
 }

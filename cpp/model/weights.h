@@ -23,7 +23,8 @@ struct Layer {
 /// A model's weights in a backend's memory. Packed from views of the checkpoint, tensor by tensor.
 class Weights {
  public:
-  /// dtype: of the matrices; norms and biases are f32. Unknown tensors are named in `warnings`.
+  /// dtype: of the matrices. Linears have biases of the backend's activation type; norms and what add_norm adds are f32. Unknown tensors
+  /// are named in `warnings`.
   Weights(Backend& backend, Checkpoint& checkpoint, const ModelConfig& config, DType dtype, std::vector<std::string>& warnings);
 
   Tensor embedding;  // [vocab, hidden] row-major
@@ -34,13 +35,15 @@ class Weights {
   size_t bytes() const { return arena_.bytes(); }
 
  private:
-  Tensor vector(const Tensor& source);
+  Tensor vector(const Tensor& source, DType dtype = DType::f32);
   Tensor sum(const std::string& a, const std::string& b);
   Norm norm(const std::string& name);
   Linear linear(const std::string& name, int64_t rows, int64_t cols);
   Tensor matrix(const std::string& name, int64_t rows, int64_t cols);
   Tensor table(const std::string& name);
+  Tensor vector(const std::string& name, int64_t n);
   Tensor bias(const std::string& name, int64_t n);
+  std::string head_name(std::vector<std::string>& warnings) const;
   Layer layer(int32_t index);
   Rope make_rope();
   void warn_of_the_rest(std::vector<std::string>& warnings) const;

@@ -16,6 +16,8 @@ def build_info() -> list[str]:
     """What this build holds and why a part is missing, one line each."""
 
 def version() -> str: ...
+def read_bandwidth(threads: int) -> float:
+    """How fast so many threads together read memory that is in no cache, in bytes/s; 0 threads = the cores this process may use."""
 
 class Engine:
     def __init__(
@@ -35,6 +37,7 @@ class Engine:
         num_threads: int,
         max_logprobs: int,
         enable_prefix_caching: bool,
+        async_scheduling: bool | None,
         seed: int | None,
     ) -> None: ...
     def set_vocabulary(self, table: list[bytes]) -> None: ...

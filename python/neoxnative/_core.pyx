@@ -2,6 +2,7 @@
 from operator import index
 
 from libc.stdint cimport int32_t, int64_t, uint64_t
+from libcpp cimport bool as cpp_bool
 from libcpp.memory cimport unique_ptr
 from libcpp.span cimport span
 from libcpp.vector cimport vector
@@ -105,6 +106,14 @@ def version():
     return neox.version()
 
 
+def read_bandwidth(threads):
+    cdef int c = _int32("threads", threads)
+    cdef double bandwidth
+    with nogil:
+        bandwidth = neox.read_bandwidth(c)
+    return bandwidth
+
+
 cdef neox.Ids _ids(const int32_t[::1] ids) noexcept:
     return neox.Ids(&ids[0] if ids.shape[0] else NULL, <size_t>ids.shape[0])
 
@@ -113,7 +122,7 @@ cdef class Engine:
     cdef unique_ptr[neox.Engine] engine
 
     def __cinit__(self, *, str model, str load_format, str dtype, str device, str kv_cache_dtype, str isa, kv_cache_memory, block_size, max_model_len,
-                  max_num_seqs, max_num_batched_tokens, num_threads, max_logprobs, enable_prefix_caching, seed):
+                  max_num_seqs, max_num_batched_tokens, num_threads, max_logprobs, enable_prefix_caching, async_scheduling, seed):
         cdef neox.EngineConfig c
         c.model, c.load_format, c.dtype, c.device = model, load_format, dtype, device
         c.kv_cache_dtype, c.isa = kv_cache_dtype, isa
@@ -125,6 +134,8 @@ cdef class Engine:
         c.num_threads = _int32("num_threads", num_threads)
         c.max_logprobs = _int32("max_logprobs", max_logprobs)
         c.enable_prefix_caching = enable_prefix_caching
+        if async_scheduling is not None:
+            c.async_scheduling = <cpp_bool>bool(async_scheduling)
         if seed is not None:
             c.seed = _seed(seed)
         with nogil:

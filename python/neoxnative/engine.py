@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _core
+from .hub import resolve_model, resolve_tokenizer
 from .outputs import Delta, EngineInfo, RequestOutput, ScoreOutput, Stats
 from .params import SamplingParams
 from .prompts import Prompt, Prompts, TokenPrompt, read_prompt, split_prompts, token_array
@@ -30,8 +31,9 @@ class Engine:
     Errors: FileNotFoundError, ValueError (an option, a config, a file's content, a prompt), NotImplementedError (well-formed, but not
     something this build does), MemoryError, NumericalError, RuntimeError.
 
-    model: a HuggingFace folder (config.json, *.safetensors, tokenizer.json); None = the demo model that comes with the package
-    tokenizer: a tokenizer.json or its folder; None = the model's, and where it has none the engine works on ids
+    model: a HuggingFace folder (config.json, *.safetensors, tokenizer.json) or a name on its hub; None = the demo model in the package
+    revision: of a model by name: a branch, tag or commit; None = the main branch
+    tokenizer: a tokenizer.json, its folder or a name; None = the model's, and where it has none the engine works on ids
     load_format: "auto" (what the folder holds), "safetensors", or "dummy": random weights of config.json's shape, for measuring
     dtype: of the weights: "auto" (the checkpoint's; float32 for the demo model), "float32", "float16" or "bfloat16"
     device: "auto", "cpu" or "cuda"
@@ -44,6 +46,7 @@ class Engine:
     num_threads: CPU threads; None = the cores this process may use
     max_logprobs: of SamplingParams.logprobs and prompt_logprobs at most
     enable_prefix_caching: requests with a common beginning share its pages
+    async_scheduling: plan a step while the one before it runs; None = where the device runs beside the host, which a CPU does not
     seed: of requests that bring none, in [0, 2**64); None = fresh entropy for each
     isa: for tests: the CPU kernels, "auto" (the best this machine runs), "generic", "avx2" or "avx512"
 
@@ -54,6 +57,7 @@ class Engine:
         self,
         model: str | os.PathLike[str] | None = None,
         *,
+        revision: str | None = None,
         tokenizer: str | os.PathLike[str] | None = None,
         load_format: str = "auto",
         dtype: str | DTypeLike = "auto",
@@ -67,12 +71,14 @@ class Engine:
         num_threads: int | None = None,
         max_logprobs: int = 20,
         enable_prefix_caching: bool = True,
+        async_scheduling: bool | None = None,
         seed: int | None = None,
         isa: str = "auto",
     ) -> None:
         if model is None and _dtype_name(dtype) == "auto":
             dtype = "float32"
-        folder = DEMO_MODEL if model is None else Path(model)
+        folder = resolve_model(DEMO_MODEL if model is None else model, revision, weights=load_format != "dummy")
+        tokenizer_path = folder if tokenizer is None else resolve_tokenizer(tokenizer)
         self._core = _core.Engine(
             model=str(folder),
             load_format=load_format,
@@ -88,10 +94,11 @@ class Engine:
             num_threads=num_threads or 0,
             max_logprobs=max_logprobs,
             enable_prefix_caching=enable_prefix_caching,
+            async_scheduling=async_scheduling,
             seed=seed,
         )
         self.info = EngineInfo(**self._core.info())
-        self.tokenizer = load_tokenizer(folder) if tokenizer is None else Tokenizer(tokenizer)
+        self.tokenizer = load_tokenizer(folder) if tokenizer is None else Tokenizer(tokenizer_path)
         if self.tokenizer is not None:
             self._core.set_vocabulary(self.tokenizer.bytes_table())
         self._changed = threading.Condition()  # guards the four below

@@ -23,6 +23,7 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
         int64_t kv_cache_memory
         int32_t block_size, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads, max_logprobs
         bool enable_prefix_caching
+        optional[bool] async_scheduling
         optional[uint64_t] seed
 
     cdef cppclass SamplingParams:
@@ -94,3 +95,6 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
 
     vector[string] build_info() except +raise_neox_error
     const char* version()
+
+cdef extern from "neox/machine.h" namespace "neox" nogil:
+    double read_bandwidth(int threads) except +raise_neox_error

@@ -111,7 +111,10 @@ class ScoreOutput:
     def perplexity(self) -> float:
         """exp of the mean negative log-prob; NaN where no token was scored."""
         count = sum(logprob is not None for logprob in self.logprobs)
-        return math.exp(-self.cumulative_logprob / count) if count else math.nan
+        try:
+            return math.exp(-self.cumulative_logprob / count) if count else math.nan
+        except OverflowError:
+            return math.inf
 
 
 @dataclass(frozen=True, slots=True)

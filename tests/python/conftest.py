@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 import models
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the hub; test_hub.py asks a stand-in
 DATA = Path(__file__).resolve().parent.parent / "data"
 
 

@@ -53,9 +53,17 @@ def alone(folder_of):
 @pytest.mark.parametrize("caching", [True, False])
 @pytest.mark.parametrize("pages", [20, 400])
 @pytest.mark.parametrize("tokens", [24, 256])
-def test_a_request_gives_the_same_bits_in_any_mix_with_the_cache_on_or_off_and_under_preemption(folder_of, alone, caching, pages, tokens):
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_request_gives_the_same_bits_in_any_mix_with_the_cache_on_or_off_under_preemption_and_planned_ahead(
+    folder_of, alone, caching, pages, tokens, ahead
+):
     engine = open_engine(
-        folder_of(MODEL), enable_prefix_caching=caching, kv_cache_memory=pages * PAGE, max_num_batched_tokens=tokens, num_threads=2
+        folder_of(MODEL),
+        enable_prefix_caching=caching,
+        kv_cache_memory=pages * PAGE,
+        max_num_batched_tokens=tokens,
+        async_scheduling=ahead,
+        num_threads=2,
     )
     assert engine.info.num_blocks == pages
     outputs = engine.generate([prompt for prompt, _ in REQUESTS], [params for _, params in REQUESTS])
@@ -113,8 +121,9 @@ def test_samples_of_one_request_are_those_of_their_index_and_differ(folder_of):
     assert one.outputs[0].token_ids == ids[0]
 
 
-def test_min_tokens_keeps_eos_and_stop_ids_away_and_ids_that_end_are_reported(folder_of):
-    engine = open_engine(folder_of(MODEL))
+@pytest.mark.parametrize("ahead", [False, True])
+def test_min_tokens_keeps_eos_and_stop_ids_away_and_ids_that_end_are_reported(folder_of, ahead):
+    engine = open_engine(folder_of(MODEL), async_scheduling=ahead)
     prompt = models.prompt(3, 9, MODEL.vocab)
     every = list(range(1, 17))
     for n in (1, 3):
@@ -125,8 +134,9 @@ def test_min_tokens_keeps_eos_and_stop_ids_away_and_ids_that_end_are_reported(fo
             assert completion.stop_reason == completion.token_ids[-1] in {0, *every}
 
 
-def test_a_cancelled_request_says_so_and_gives_its_pages_back(folder_of):
-    engine = open_engine(folder_of(MODEL))
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_cancelled_request_says_so_and_gives_its_pages_back(folder_of, ahead):
+    engine = open_engine(folder_of(MODEL), async_scheduling=ahead)
     keep = engine.submit(models.prompt(1, 20, MODEL.vocab), SamplingParams(max_tokens=30, ignore_eos=True))
     drop = engine.submit(models.prompt(2, 20, MODEL.vocab), SamplingParams(max_tokens=200, ignore_eos=True, n=2))
     ended = {}

@@ -33,8 +33,9 @@ def greedy(n=12, **more):
     return SamplingParams(max_tokens=n, temperature=0, ignore_eos=True, **more)
 
 
-def test_nan_fails_its_request_alone_names_the_layer_and_leaves_no_findable_pages(tmp_path, folder_of):
-    engine = Engine(poisoned(tmp_path, "gpt_neox.embed_in.weight", BAD))
+@pytest.mark.parametrize("ahead", [False, True])
+def test_nan_fails_its_request_alone_names_the_layer_and_leaves_no_findable_pages(tmp_path, folder_of, ahead):
+    engine = Engine(poisoned(tmp_path, "gpt_neox.embed_in.weight", BAD), async_scheduling=ahead)
     reference = Engine(folder_of(MODEL))
     good = [clean_prompt(seed, 40 + seed) for seed in range(4)]
     bad = clean_prompt(9, 64)
@@ -70,8 +71,9 @@ def test_the_layer_where_nan_first_appears_is_named(tmp_path, name, where):
         engine.generate([clean_prompt(1, 30)], greedy(n=3))
 
 
-def test_submit_and_cancel_from_eight_threads_while_one_steps(folder_of):
-    engine = Engine(folder_of(MODEL))
+@pytest.mark.parametrize("ahead", [False, True])
+def test_submit_and_cancel_from_eight_threads_while_one_steps(folder_of, ahead):
+    engine = Engine(folder_of(MODEL), async_scheduling=ahead)
     prompts = [clean_prompt(seed, 5 + seed % 40) for seed in range(80)]
     alone = [engine.generate([p], greedy(8))[0].outputs[0].token_ids for p in prompts]
     submitted, cancelled, lock = {}, set(), threading.Lock()

@@ -14,21 +14,22 @@
 namespace neox {
 
 struct EngineConfig {
-  std::string model;                    // a HuggingFace folder: config.json and *.safetensors
-  std::string load_format = "auto";     // "auto", "safetensors", or "dummy": random weights of config.json's shape, for measuring
-  std::string dtype = "auto";           // weights: "auto" (the checkpoint's), "float32", "float16", "bfloat16"
-  std::string device = "auto";          // "auto", "cpu", "cuda"
-  std::string kv_cache_dtype = "auto";  // "auto" (the weights' type), "float32", "float16", "bfloat16"
-  std::string isa = "auto";             // CPU kernels: "auto" (the best this machine runs), "generic", "avx2", "avx512"
-  int64_t kv_cache_memory = 0;          // bytes; 0 = what is sensible for the device
-  int32_t block_size = 16;              // positions in a page of the KV cache, a multiple of 16
-  int32_t max_model_len = 0;            // positions of one request; 0 = the model's max_position_embeddings
-  int32_t max_num_seqs = 256;           // sequences in one step
-  int32_t max_num_batched_tokens = 0;   // tokens in one step; 0 = 256 on a CPU
-  int32_t num_threads = 0;              // CPU threads; 0 = the cores this process may use
-  int32_t max_logprobs = 20;            // of SamplingParams::logprobs and prompt_logprobs
-  bool enable_prefix_caching = true;    // requests with a common beginning share its pages
-  std::optional<uint64_t> seed;         // of requests that bring none; unset = fresh entropy for each
+  std::string model;                     // a HuggingFace folder: config.json and *.safetensors
+  std::string load_format = "auto";      // "auto", "safetensors", or "dummy": random weights of config.json's shape, for measuring
+  std::string dtype = "auto";            // weights: "auto" (the checkpoint's), "float32", "float16", "bfloat16"
+  std::string device = "auto";           // "auto", "cpu", "cuda"
+  std::string kv_cache_dtype = "auto";   // "auto" (the weights' type), "float32", "float16", "bfloat16"
+  std::string isa = "auto";              // CPU kernels: "auto" (the best this machine runs), "generic", "avx2", "avx512"
+  int64_t kv_cache_memory = 0;           // bytes; 0 = what is sensible for the device
+  int32_t block_size = 16;               // positions in a page of the KV cache, a multiple of 16
+  int32_t max_model_len = 0;             // positions of one request; 0 = the model's max_position_embeddings
+  int32_t max_num_seqs = 256;            // sequences in one step
+  int32_t max_num_batched_tokens = 0;    // tokens in one step; 0 = 256 on a CPU, 2048 on a GPU
+  int32_t num_threads = 0;               // CPU threads; 0 = the cores this process may use
+  int32_t max_logprobs = 20;             // of SamplingParams::logprobs and prompt_logprobs
+  bool enable_prefix_caching = true;     // requests with a common beginning share its pages
+  std::optional<bool> async_scheduling;  // plan a step while the one before runs; unset = where the device runs beside the host
+  std::optional<uint64_t> seed;          // of requests that bring none; unset = fresh entropy for each
 };
 
 struct NEOX_API SamplingParams {

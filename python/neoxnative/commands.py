@@ -1,0 +1,203 @@
+"""What each command of the command line does: from its parsed options to what is printed, and its exit code."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import platform
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any
+
+import neoxnative
+from neoxnative import Engine, RequestOutput, SamplingParams, ScoreOutput
+
+from .bench import format_report, measure
+from .hub import resolve_model
+from .progress import StatusLine, announced
+
+PROMPT = "It was a dark and stormy night"
+
+
+def generate(args: Namespace) -> int:
+    try:
+        params = SamplingParams(**_options(args, SamplingParams))
+    except ValueError as error:
+        args.usage_error(str(error))
+    if args.file is not None and args.prompt is not None:
+        args.usage_error("PROMPT and --file were both given, expected one of them")
+    prompts = _lines(args.file) if args.file is not None else [_text(args.prompt or PROMPT)]
+    engine = _open(args)
+    if len(prompts) == 1 and params.n == 1 and not args.json:
+        _stream(engine, prompts[0], params)
+        return 0
+    outputs = _generate_all(engine, prompts, params)
+    for output in outputs:
+        _print_output(output, as_json=args.json)
+    return int(any(completion.error for output in outputs for completion in output.outputs))
+
+
+def score(args: Namespace) -> int:
+    if (args.file is not None) == bool(args.text):
+        args.usage_error("expected TEXT or --file, and not both")
+    texts = _lines(args.file) if args.file is not None else [_text(text) for text in args.text]
+    engine = _open(args)
+    scores = engine.score(texts)
+    scored = [logprob for score in scores for logprob in score.logprobs if logprob is not None]
+    total = ScoreOutput(None, [], list(scored))
+    if not args.json:
+        print(f"{'perplexity':>12}{'tokens':>10}  text")
+    for one in scores:
+        _print_score(engine, one, args)
+    if args.json:
+        print(json.dumps({"total": {"texts": len(scores), **_described(total)}}))
+    else:
+        print(f"{total.perplexity:>12.4f}{len(scored):>10}  total of {len(scores)} text{'s' * (len(scores) != 1)}")
+    return 0
+
+
+def bench(args: Namespace) -> int:
+    args.enable_prefix_caching = False  # random prompts have no common beginning, but those of a next round would
+    engine = _load(args)
+    with StatusLine() as line:
+        report = measure(engine, batches=args.batch, prompts=args.prompt, new_tokens=args.new_tokens, rounds=args.rounds, tell=line.show)
+    print(json.dumps(report, ensure_ascii=False) if args.json else format_report(report))
+    return 0
+
+
+def info(args: Namespace) -> int:
+    info = asdict(_open(args).info)
+    del info["warnings"]
+    info["eos_token_ids"] = " ".join(map(str, info["eos_token_ids"])) or "none"
+    for name, value in info.items():
+        if name.endswith("_bytes"):
+            value = f"{value:,} ({value / 2**20:,.1f} MiB)"
+        elif isinstance(value, bool):
+            value = "yes" if value else "no"
+        elif name == "parameters":
+            value = f"{value:,}"
+        print(f"{name:<24}{value}")
+    return 0
+
+
+def doctor(_: Namespace) -> int:
+    rows = [("neoxnative", neoxnative.__version__), ("python", platform.python_version())]
+    rows += [("system", platform.platform()), ("cpu", _cpu_name())]
+    rows += [(package, version_of(package)) for package in ("numpy", "tokenizers", "huggingface_hub")]
+    rows += [("build", line) for line in neoxnative.build_info()]
+    for name, value in rows:
+        print(f"{name:<17}{value}")
+    start = time.perf_counter()
+    engine = Engine()
+    loaded = time.perf_counter()
+    output = engine.generate(PROMPT, SamplingParams(max_tokens=16, temperature=0))[0].outputs[0]
+    done = time.perf_counter()
+    print(f"{'device':<17}{engine.info.device}, {engine.info.device_detail}")
+    print(f"{'demo model':<17}loaded in {loaded - start:.2f} s, {len(output.token_ids)} tokens in {done - loaded:.2f} s")
+    print(f"{'':<17}{PROMPT}{output.text}")
+    return 0
+
+
+def _options(args: Namespace, source: type) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in inspect.signature(source).parameters if hasattr(args, name)}
+
+
+def _load(args: Namespace) -> Engine:
+    options = _options(args, Engine)
+    if args.model is not None:  # here, so that a download shows its own progress
+        options["model"] = resolve_model(args.model, options.pop("revision"), weights=args.load_format != "dummy")
+    with announced(f"loading {args.model or 'the demo model'} ..."):
+        return Engine(**options)
+
+
+def _open(args: Namespace) -> Engine:
+    engine = _load(args)
+    for warning in engine.info.warnings:
+        print(f"neoxnative: warning: {warning}", file=sys.stderr)
+    return engine
+
+
+def _text(text: str) -> str:
+    """The text of an argument, that of stdin for "-"."""
+    return sys.stdin.read().removesuffix("\n") if text == "-" else text
+
+
+def _lines(path: str) -> list[str]:
+    text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    lines = [line for line in text.split("\n") if line]
+    if not lines:
+        raise ValueError(f"{path} has no texts: expected one on each line")
+    return lines
+
+
+def _stream(engine: Engine, prompt: str, params: SamplingParams) -> None:
+    print(prompt, end="", flush=True)
+    for piece in engine.stream(prompt, params):
+        print(piece.text, end="", flush=True)
+    print()
+
+
+def _generate_all(engine: Engine, prompts: Sequence[str], params: SamplingParams) -> list[RequestOutput]:
+    """As Engine.generate, and shows how far it is."""
+    requests = [engine.submit(prompt, params) for prompt in prompts]
+    outputs: dict[int, RequestOutput] = {}
+    tokens, start = 0, time.perf_counter()
+    with StatusLine() as line:
+        while len(outputs) < len(requests):
+            for delta in engine.step():
+                tokens += len(delta.token_ids)
+                if delta.output is not None:
+                    outputs[delta.request_id] = delta.output
+            rate = tokens / (time.perf_counter() - start)
+            line.show(f"{len(outputs)} of {len(requests)} prompts done, {tokens:,} tokens, {rate:,.0f} tokens/s")
+    errors = [completion.error for output in outputs.values() for completion in output.outputs]
+    if all(errors):
+        raise errors[0]  # type: ignore[misc]
+    return [outputs[request] for request in requests]
+
+
+def _print_output(output: RequestOutput, *, as_json: bool) -> None:
+    if as_json:
+        described = asdict(output)
+        for completion, source in zip(described["outputs"], output.outputs, strict=True):
+            completion["cumulative_logprob"] = source.cumulative_logprob
+            completion["error"] = source.error and str(source.error)
+        print(json.dumps(described, ensure_ascii=False))
+        return
+    for completion in output.outputs:
+        print(f"{output.prompt}{completion.text}")
+        if completion.error:
+            print(f"neoxnative: error: {completion.error}", file=sys.stderr)
+
+
+def _described(score: ScoreOutput) -> dict[str, Any]:
+    """The numbers of a score for JSON, which has no NaN and no infinity."""
+    count = sum(logprob is not None for logprob in score.logprobs)
+    perplexity = score.perplexity if math.isfinite(score.perplexity) else None
+    return {"tokens": count, "logprob": score.cumulative_logprob, "perplexity": perplexity}
+
+
+def _print_score(engine: Engine, score: ScoreOutput, args: Namespace) -> None:
+    pieces = [engine.tokenizer.piece(token) for token in score.token_ids] if args.per_token and engine.tokenizer else []
+    if args.json:
+        each = {"token_ids": score.token_ids, "pieces": pieces, "logprobs": score.logprobs} if args.per_token else {}
+        print(json.dumps({"text": score.prompt, **_described(score), **each}, ensure_ascii=False))
+        return
+    text = (score.prompt or "").replace("\n", "\\n")
+    print(f"{score.perplexity:>12.4f}{_described(score)['tokens']:>10}  {text}")
+    for piece, logprob in zip(pieces, score.logprobs):
+        print(f"{'-' if logprob is None else format(logprob, '.4f'):>22}  {json.dumps(piece, ensure_ascii=False)}")
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CUDA backend below a whole engine, against the CPU's; skipped where there is no GPU."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import models
+import reference
+from models import Model
+from neoxnative import Engine, SamplingParams
+
+TINY = Model(seed=1, heads=2, head_dim=16, max_positions=256)
+PROMPTS = ["The sea was calm", "She opened the letter and", "Once upon a time there lived", "“I never", "It"]
+VARIANTS = {
+    "parallel": {},
+    "sequential": {"parallel_residual": False},
+    "without attention biases": {"attention_bias": False},
+    "sequential, without attention biases": {"parallel_residual": False, "attention_bias": False},
+    "tied": {"tied": True},
+    "full rotation": {"rotary_pct": 1.0},
+    "tanh-GELU": {"hidden_act": "gelu_fast"},
+    "relu": {"hidden_act": "relu"},
+    "silu": {"hidden_act": "silu"},
+    "heads of 24, odd vocabulary": {"heads": 3, "head_dim": 24, "intermediate": 200, "vocab": 257},
+}
+ERRORS = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def gpu(folder_of):
+    try:
+        Engine(folder_of(TINY), device="cuda", kv_cache_memory=2**24)
+    except NotImplementedError as error:
+        pytest.skip(str(error))
+
+
+def open_engine(folder=None, **options):
+    return Engine(folder, **{"device": "cuda", "dtype": "float32", "kv_cache_memory": 2**28, **options})
+
+
+def texts(engine, params):
+    return [[sample.text for sample in output.outputs] for output in engine.generate(PROMPTS, params)]
+
+
+GREEDY = SamplingParams(max_tokens=96, temperature=0)
+DRAWN = {
+    "temperature": SamplingParams(max_tokens=96, temperature=0.8, seed=1),
+    "top-p": SamplingParams(max_tokens=96, temperature=0.9, top_p=0.9, seed=2),
+    "all filters": SamplingParams(max_tokens=96, temperature=1.1, top_k=50, top_p=0.95, min_p=0.02, seed=3),
+    "three samples": SamplingParams(max_tokens=48, temperature=0.9, top_k=40, seed=4, n=3),
+}
+
+
+def test_auto_takes_the_gpu_unless_an_instruction_set_is_named(folder_of):
+    assert Engine(folder_of(TINY), kv_cache_memory=2**24).info.device == "cuda"
+    assert Engine(folder_of(TINY), isa="generic").info.device == "cpu"
+
+
+def test_greedy_text_is_the_cpus():
+    assert texts(open_engine(), GREEDY) == texts(open_engine(device="cpu"), GREEDY)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_drawn_text_is_the_cpus(name):
+    assert texts(open_engine(), DRAWN[name]) == texts(open_engine(device="cpu"), DRAWN[name])
+
+
+@pytest.mark.parametrize("options", ({"max_num_batched_tokens": 16, "max_num_seqs": 16}, {"max_num_seqs": 1}, {"block_size": 64}))
+def test_text_does_not_depend_on_how_steps_are_cut(options):
+    assert texts(open_engine(**options), GREEDY) == texts(open_engine(), GREEDY)
+
+
+def test_log_probs_and_the_most_probable_tokens_are_the_cpus():
+    params = SamplingParams(max_tokens=24, temperature=0, logprobs=8, prompt_logprobs=3)
+    for ours, theirs in zip(open_engine().generate(PROMPTS, params), open_engine(device="cpu").generate(PROMPTS, params)):
+        ours, theirs = ours.outputs[0], theirs.outputs[0]
+        assert ours.token_ids == theirs.token_ids
+        np.testing.assert_allclose(ours.token_logprobs, theirs.token_logprobs, atol=2e-4)
+
+
+@pytest.mark.parametrize("dtype", ERRORS)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_logits_are_those_of_the_float64_model(name, dtype, folder_of, capsys):
+    model = dataclasses.replace(TINY, **VARIANTS[name])
+    ids = models.prompt(9, 100, model.vocab)
+    want = reference.forward(model, models.tensors(model), ids)
+    error = reference.relative_error(open_engine(folder_of(model), dtype=dtype).forward(ids[None])[0], want)
+    with capsys.disabled():
+        print(f"\n  {dtype}, {name}: relative error {error:.1e}", end="")
+    assert error <= ERRORS[dtype]
+
+
+def test_a_run_repeats_its_bits(folder_of):
+    ids = models.prompt(9, 100, TINY.vocab)
+    for dtype in ERRORS:
+        engine = open_engine(folder_of(TINY), dtype=dtype, enable_prefix_caching=False)
+        assert np.array_equal(engine.forward(ids[None]), engine.forward(ids[None]))
+
+
+def test_too_large_a_cache_is_a_memory_error(folder_of):
+    folder = folder_of(Model(heads=4, head_dim=64, max_positions=2**14))
+    with pytest.raises(MemoryError, match="bytes are free"):
+        Engine(folder, device="cuda", kv_cache_memory=2**50, max_num_seqs=2**13)
