@@ -63,11 +63,16 @@ std::vector<Request> make_requests(int count) {
   return out;
 }
 
-class EngineTest : public testing::Test {
+/// With steps planned one after another, or ahead.
+class EngineTest : public testing::TestWithParam<bool> {
  protected:
   EngineTest() { write_tiny_model(folder_, kModel); }
 
-  EngineConfig config() const { return {.model = folder_.path(), .kv_cache_memory = 60 * kModel.page_bytes(), .num_threads = 2}; }
+  EngineConfig config(bool ahead = GetParam()) const {
+    EngineConfig c{.model = folder_.path(), .device = "cpu", .kv_cache_memory = 60 * kModel.page_bytes(), .num_threads = 2};
+    c.async_scheduling = ahead;
+    return c;
+  }
   /// Steps until nothing is open.
   static Outcomes drain(Engine& engine) {
     Outcomes out;
@@ -76,7 +81,7 @@ class EngineTest : public testing::Test {
   }
   /// By sample: what a request gives with nothing beside it.
   std::map<int32_t, Outcome> alone(const Request& r) {
-    if (!reference_) reference_ = std::make_unique<Engine>(config());
+    if (!reference_) reference_ = std::make_unique<Engine>(config(false));
     reference_->submit(r.prompt, r.params);
     std::map<int32_t, Outcome> out;
     for (const auto& [key, outcome] : drain(*reference_)) out[key.second] = outcome;
@@ -103,7 +108,7 @@ template <class Body> Error error_of(Body body) {
   return {ErrorKind::runtime, ""};
 }
 
-TEST_F(EngineTest, RequestsFromEightThreadsEndOnceAndAsTheyDoAlone) {
+TEST_P(EngineTest, RequestsFromEightThreadsEndOnceAndAsTheyDoAlone) {
   Engine engine(config());
   const auto requests = make_requests(64);
   std::mutex mutex;
@@ -144,7 +149,7 @@ TEST_F(EngineTest, RequestsFromEightThreadsEndOnceAndAsTheyDoAlone) {
   EXPECT_EQ(s.blocks_used + s.running + s.waiting, 0);
 }
 
-TEST_F(EngineTest, ForwardBesideOpenRequestsChangesNeitherThemNorItself) {
+TEST_P(EngineTest, ForwardBesideOpenRequestsChangesNeitherThemNorItself) {
   Engine engine(config()), quiet(config());
   const auto requests = make_requests(24);
   const std::vector<int32_t> ids{5, 6, 7, 8, 9, 10};
@@ -174,7 +179,7 @@ TEST_F(EngineTest, ForwardBesideOpenRequestsChangesNeitherThemNorItself) {
   for (const auto& [id, i] : submitted) expect_as_alone(outcomes, id, requests[i]);
 }
 
-TEST_F(EngineTest, ASecondStepAtTheSameTimeIsRefusedAndHarmless) {
+TEST_P(EngineTest, ASecondStepAtTheSameTimeIsRefusedAndHarmless) {
   Engine engine(config());
   const auto requests = make_requests(40);
   std::map<uint64_t, size_t> submitted;
@@ -202,7 +207,7 @@ TEST_F(EngineTest, ASecondStepAtTheSameTimeIsRefusedAndHarmless) {
   for (const auto& [id, i] : submitted) EXPECT_EQ(outcomes.at({id, 0}).ends, 1) << i;
 }
 
-TEST_F(EngineTest, AVocabularyGivesTextBansIdsPastItAndStopsAtStrings) {
+TEST_P(EngineTest, AVocabularyGivesTextBansIdsPastItAndStopsAtStrings) {
   Engine engine(config());
   Vocabulary vocabulary;
   for (int32_t i = 0; i < 100; i++) vocabulary.bytes.push_back(std::string(1, char('A' + i % 26)));
@@ -227,7 +232,7 @@ TEST_F(EngineTest, AVocabularyGivesTextBansIdsPastItAndStopsAtStrings) {
   EXPECT_EQ(error_of([&] { engine.set_vocabulary(vocabulary); }).kind, ErrorKind::runtime) << "after a request";
 }
 
-TEST_F(EngineTest, AFailedRequestLeavesTheOthers) {
+TEST_P(EngineTest, AFailedRequestLeavesTheOthers) {
   Engine engine(config());
   const auto requests = make_requests(12);
   std::map<uint64_t, size_t> submitted;
@@ -247,7 +252,7 @@ TEST_F(EngineTest, AFailedRequestLeavesTheOthers) {
   EXPECT_EQ(engine.stats().blocks_used, 0);
 }
 
-TEST_F(EngineTest, WhatIsRefusedLeavesNoTrace) {
+TEST_P(EngineTest, WhatIsRefusedLeavesNoTrace) {
   Engine engine(config());
   const std::vector<int32_t> good{1, 2, 3}, none, outside{1, kModel.vocab}, negative{-1}, too_long(300, 1);
   for (const auto* prompt : {&none, &outside, &negative, &too_long})
@@ -266,6 +271,8 @@ TEST_F(EngineTest, WhatIsRefusedLeavesNoTrace) {
   engine.submit(good, {.max_tokens = 4, .ignore_eos = true});
   EXPECT_EQ(drain(engine).begin()->second.ids.size(), 4u) << "the engine needs the folder no more";
 }
+
+INSTANTIATE_TEST_SUITE_P(Steps, EngineTest, testing::Bool(), [](const auto& info) { return info.param ? "Ahead" : "InTurn"; });
 
 }  // namespace
 }  // namespace neox::test

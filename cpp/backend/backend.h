@@ -2,6 +2,7 @@
 // The boundary between the model, written once, and the devices that run it.
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <initializer_list>
 #include <memory>
 #include <string>
@@ -30,6 +31,9 @@ class NEOX_API Backend {
   virtual void upload(void* to, const void* from, size_t bytes) = 0;    // in order with the ops
   virtual void download(void* to, const void* from, size_t bytes) = 0;  // in order with the ops; `to` is whole after synchronize
   virtual void synchronize() = 0;
+  /// This place in the order of ops and copies; wait() makes whole what was downloaded before it, whatever runs after it. Two may be open.
+  virtual uint64_t mark() = 0;
+  virtual void wait(uint64_t mark) = 0;
 
   virtual DType activation_dtype(DType model) const = 0;  // of the operands of linear and attention
   virtual size_t packed_bytes(int64_t outputs, int64_t inputs, DType dtype) const = 0;

@@ -15,10 +15,10 @@ const char* name_of(DType t) {
   }
 }
 
-DType dtype_named(const std::string& name) {
+DType dtype_named(const std::string& name, const char* option) {
   for (DType t : {DType::f32, DType::f16, DType::bf16})
     if (name == name_of(t)) return t;
-  fail(ErrorKind::invalid, "dtype is '", name, "', expected auto, float32, float16 or bfloat16");
+  fail(ErrorKind::invalid, option, " is '", name, "', expected auto, float32, float16 or bfloat16");
 }
 
 float f16_to_f32(uint16_t h) {

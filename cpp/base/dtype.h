@@ -12,8 +12,8 @@ namespace neox {
 enum class DType : uint8_t { f32, f16, bf16 };
 
 constexpr size_t size_of(DType t) { return t == DType::f32 ? 4 : 2; }
-const char* name_of(DType t);                // "float32", "float16", "bfloat16"
-DType dtype_named(const std::string& name);  // throws Error(invalid)
+const char* name_of(DType t);                                              // "float32", "float16", "bfloat16"
+DType dtype_named(const std::string& name, const char* option = "dtype");  // throws Error(invalid) naming the option
 
 /// Calls f with an integral_constant of the type: the one place where dtype turns into a template argument.
 template <class Fn> decltype(auto) dispatch(DType t, Fn&& f) {

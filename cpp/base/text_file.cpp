@@ -24,11 +24,10 @@ std::string read_text_file(const std::string& path, size_t limit) {
   return text;
 }
 
-std::string printable(std::string_view text) {
-  constexpr size_t kLongest = 80;
+std::string printable(std::string_view text, size_t longest) {
   constexpr char kHex[] = "0123456789abcdef";
   std::string out;
-  for (char c : text.substr(0, kLongest)) {
+  for (char c : text.substr(0, longest)) {
     const auto byte = static_cast<unsigned char>(c);
     if (c == '\n') {
       out += "\\n";
@@ -38,7 +37,7 @@ std::string printable(std::string_view text) {
       out += {'\\', 'x', kHex[byte >> 4], kHex[byte & 15]};
     }
   }
-  return out + (text.size() > kLongest ? "..." : "");
+  return out + (text.size() > longest ? "..." : "");
 }
 
 std::string quoted(std::string_view text) { return "'" + printable(text) + "'"; }

@@ -21,6 +21,8 @@ class CpuBackend final : public Backend {
   void upload(void* to, const void* from, size_t bytes) override;
   void download(void* to, const void* from, size_t bytes) override;
   void synchronize() override {}
+  uint64_t mark() override { return 0; }
+  void wait(uint64_t) override {}
 
   DType activation_dtype(DType) const override { return DType::f32; }
   size_t packed_bytes(int64_t outputs, int64_t inputs, DType dtype) const override;

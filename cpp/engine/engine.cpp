@@ -185,7 +185,8 @@ void Engine::forward(std::span<const int32_t> ids, int64_t batch, int64_t length
   Impl& e = *impl_;
   e.check_usable();
   const int64_t vocab = e.executor.model().vocab_size;
-  require(batch >= 1 && length >= 1 && int64_t(ids.size()) == batch * length, "input_ids has ", ids.size(), " elements, expected batch ",
+  const auto size = int64_t(ids.size());
+  require(batch >= 1 && length >= 1 && size % length == 0 && size / length == batch, "input_ids has ", size, " elements, expected batch ",
           batch, " * length ", length, ", each at least 1");
   require(length <= e.config.max_model_len, "input_ids has ", length, " positions, expected at most max_model_len ",
           e.config.max_model_len);

@@ -23,7 +23,7 @@ Executor::Executor(EngineConfig& config, std::vector<std::string>& warnings) : m
   arena_ = std::make_unique<Arena>(*backend_);
   activations_ = make_activations(*arena_, model_config_, backend_->activation_dtype(dtype_named(config.dtype)), limits_.tokens);
   make_buffers(config);
-  make_cache(config, dtype_named(config.kv_cache_dtype));  // last: it may take what is left
+  make_cache(config, dtype_named(config.kv_cache_dtype, "kv_cache_dtype"));  // last: it may take what is left
   const int32_t layers = model_config_.num_hidden_layers;
   model_ = std::make_unique<Model>(Model::Parts{.backend = *backend_,
                                                 .tensor_parallel = tensor_parallel_,
@@ -146,10 +146,11 @@ void Executor::enqueue(const StepBuffer& buffer, int32_t slot_index, int32_t lim
     be.download(result.top_ids.data(), slot.top_ids, top * sizeof(int32_t));
     be.download(result.top_logprobs.data(), slot.top_logprobs, top * sizeof(float));
   }
+  marks_[slot_index] = be.mark();
 }
 
 const Executor::Result& Executor::collect(int32_t slot_index) {
-  backend_->synchronize();
+  backend_->wait(marks_[slot_index]);
   return results_[slot_index];
 }
 

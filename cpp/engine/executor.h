@@ -68,6 +68,7 @@ class Executor {
   Buffer top_ids_, top_logprobs_;  // [kSlots, samples, max_logprobs]
   int32_t max_logprobs_ = 0;
   Result results_[kSlots];
+  uint64_t marks_[kSlots] = {};  // when a slot's result is whole
   int32_t num_blocks_ = 0;
 };
 

@@ -2,15 +2,13 @@
 #include "model/config.h"
 
 #include <cmath>
-#include <nlohmann/json.hpp>
 
 #include "base/check.h"
 #include "base/file.h"
+#include "base/json.h"
 
 namespace neox {
 namespace {
-
-using Json = nlohmann::json;
 
 /// One JSON object whose fields are read with their types checked.
 struct Fields {
@@ -20,14 +18,14 @@ struct Fields {
   bool has(const char* key) const { return object.contains(key) && !object.at(key).is_null(); }
   template <class Ok> const Json& typed(const char* key, const char* type, Ok ok) const {
     const Json& value = object.at(key);
-    require(ok(value), path, ": ", key, " is ", value.dump(), ", expected ", type);
+    require(ok(value), path, ": ", key, " is ", brief(value), ", expected ", type);
     return value;
   }
   int32_t integer(const char* key, int64_t low, int64_t high) const {
     require(has(key), path, ": ", key, " is missing, expected an integer");
     const Json& value = typed(key, "an integer", [](const Json& v) { return v.is_number_integer(); });
     const bool fits = !value.is_number_unsigned() || value.get<uint64_t>() <= uint64_t(high);
-    require(fits && value.get<int64_t>() >= low && value.get<int64_t>() <= high, path, ": ", key, " is ", value.dump(), ", expected ", low,
+    require(fits && value.get<int64_t>() >= low && value.get<int64_t>() <= high, path, ": ", key, " is ", brief(value), ", expected ", low,
             " to ", high);
     return value.get<int32_t>();
   }
@@ -48,7 +46,7 @@ struct Fields {
     if (!has(key)) return out;
     const Json& value = object.at(key);
     for (const Json& id : value.is_array() ? value : Json::array({value})) {
-      require(id.is_number_integer() && id.get<int64_t>() >= 0 && id.get<int64_t>() <= INT32_MAX, path, ": ", key, " is ", value.dump(),
+      require(id.is_number_integer() && id.get<int64_t>() >= 0 && id.get<int64_t>() <= INT32_MAX, path, ": ", key, " is ", brief(value),
               ", expected a token id or a list of them");
       out.push_back(id.get<int32_t>());
     }
@@ -56,14 +54,10 @@ struct Fields {
   }
 };
 
-Json read_json_object(const std::string& path) {
-  const std::string text = read_text(path);
-  Json json = Json::parse(text, nullptr, false);
-  require(json.is_object(), path, " is not a JSON object");
-  return json;
-}
+Json read_json_object(const std::string& path) { return parse_json_object(read_text(path), path); }
 
 void check_architecture(const Fields& f) {
+  require(f.has("model_type"), f.path, ": model_type is missing, expected gpt_neox");
   const std::string type = f.text("model_type", "");
   if (type == "gpt_neox") return;
   if (type == "stablelm" || type == "stablelm_epoch" || type == "stablelm_alpha")
@@ -75,13 +69,21 @@ void check_architecture(const Fields& f) {
   fail(ErrorKind::unsupported, f.path, ": model_type is '", type, "', expected gpt_neox");
 }
 
+Act act_named(const std::string& name, const std::string& path) {
+  if (name == "gelu") return Act::gelu;
+  if (name == "gelu_new" || name == "gelu_fast" || name == "gelu_pytorch_tanh") return Act::gelu_tanh;
+  if (name == "relu") return Act::relu;
+  if (name == "silu" || name == "swish") return Act::silu;
+  fail(ErrorKind::unsupported, path, ": hidden_act is '", name, "', expected gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, relu or silu");
+}
+
 /// transformers 5 writes rope_parameters; before that there were rotary_pct, rotary_emb_base and rope_scaling.
 void read_rope(const Fields& f, ModelConfig& c) {
   double fraction = f.number("rotary_pct", 0.25);
   c.rotary_base = f.number("rotary_emb_base", f.number("rope_theta", 10000));
   for (const char* key : {"rope_parameters", "rope_scaling"}) {
     if (!f.has(key)) continue;
-    require(f.object.at(key).is_object(), f.path, ": ", key, " is ", f.object.at(key).dump(), ", expected an object");
+    require(f.object.at(key).is_object(), f.path, ": ", key, " is ", brief(f.object.at(key)), ", expected an object");
     const std::string where = f.path + ": " + key;
     const Fields rope{where, f.object.at(key)};
     const std::string type = rope.text("rope_type", rope.text("type", "default").c_str());
@@ -109,14 +111,6 @@ void read_eos(const std::string& folder, const Fields& config, ModelConfig& c) {
 
 }  // namespace
 
-Act act_named(const std::string& name) {
-  if (name == "gelu") return Act::gelu;
-  if (name == "gelu_new" || name == "gelu_fast" || name == "gelu_pytorch_tanh") return Act::gelu_tanh;
-  if (name == "relu") return Act::relu;
-  if (name == "silu" || name == "swish") return Act::silu;
-  fail(ErrorKind::unsupported, "hidden_act is '", name, "', expected gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, relu or silu");
-}
-
 int64_t ModelConfig::parameters() const {
   const int64_t h = hidden_size, f = intermediate_size, norm = 2 * h;
   const int64_t attention = 4 * h * h + (attention_bias ? 4 * h : 0), mlp = 2 * h * f + f + h;
@@ -143,7 +137,7 @@ ModelConfig read_model_config(const std::string& folder) {
   require(c.layer_norm_eps > 0 && c.layer_norm_eps < 1, path, ": layer_norm_eps is ", c.layer_norm_eps,
           ", expected more than 0 and less than 1");
   c.hidden_act = f.text("hidden_act", "gelu");
-  c.act = act_named(c.hidden_act);
+  c.act = act_named(c.hidden_act, path);
   c.use_parallel_residual = f.boolean("use_parallel_residual", true);
   c.attention_bias = f.boolean("attention_bias", true);
   c.tie_word_embeddings = f.boolean("tie_word_embeddings", false);

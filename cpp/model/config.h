@@ -27,6 +27,5 @@ struct ModelConfig {
 
 /// Reads config.json, and generation_config.json where there is one. Throws Error naming the file, the field, what was expected and found.
 ModelConfig read_model_config(const std::string& folder);
-Act act_named(const std::string& hidden_act);
 
 }  // namespace neox

@@ -3,15 +3,14 @@
 
 #include <algorithm>
 #include <cstring>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "base/check.h"
+#include "base/json.h"
 
 namespace neox {
 namespace {
 
-using Json = nlohmann::json;
 constexpr uint64_t kMaxHeader = 100 << 20;  // the format's own limit
 
 std::string shape_text(const std::vector<int64_t>& shape) {
@@ -25,22 +24,10 @@ Json read_header(const MappedFile& file, uint64_t& length) {
   std::memcpy(&length, file.data(), 8);
   require(length <= kMaxHeader && length <= file.size() - 8, file.path(), ": the header length is ", length, ", expected at most ",
           std::min<uint64_t>(kMaxHeader, file.size() - 8), " (the file holds ", file.size(), " bytes)");
-  std::set<std::string> keys;  // the parser keeps the last of two equal keys, so duplicates are looked for as they come
-  std::string twice;
-  Json header = Json::parse(
-      file.data() + 8, file.data() + 8 + length,
-      [&](int depth, Json::parse_event_t event, Json& parsed) {
-        if (event == Json::parse_event_t::key && depth == 1 && !keys.insert(parsed.get<std::string>()).second)
-          twice = parsed.get<std::string>();
-        return true;
-      },
-      false);
-  require(header.is_object(), file.path(), ": the header is not a JSON object");
-  require(twice.empty(), file.path(), ": the header names ", twice, " twice");
-  return header;
+  return parse_json_object({file.data() + 8, size_t(length)}, file.path() + ": the header");
 }
 
-bool is_unsigned(const Json& v) { return v.is_number_unsigned(); }
+bool is_unsigned(const Json& v) { return v.is_number_unsigned() && v.get<uint64_t>() <= INT64_MAX; }
 
 }  // namespace
 
@@ -58,19 +45,22 @@ void SafetensorsCheckpoint::open(const std::string& path) {
     require(t.is_object() && t.contains("dtype") && t.contains("shape") && t.contains("data_offsets"), where,
             " lacks dtype, shape or data_offsets");
     const Json &dtype = t["dtype"], &shape = t["shape"], &offsets = t["data_offsets"];
-    require(shape.is_array() && std::all_of(shape.begin(), shape.end(), is_unsigned), where, ": shape is ", shape.dump(),
+    require(shape.is_array() && std::all_of(shape.begin(), shape.end(), is_unsigned), where, ": shape is ", brief(shape),
             ", expected a list of sizes");
     require(offsets.is_array() && offsets.size() == 2 && is_unsigned(offsets[0]) && is_unsigned(offsets[1]), where, ": data_offsets are ",
-            offsets.dump(), ", expected [begin, end]");
+            brief(offsets), ", expected [begin, end]");
     const auto begin = offsets[0].get<uint64_t>(), end = offsets[1].get<uint64_t>();
-    require(begin <= end && end <= space, where, ": data_offsets are ", offsets.dump(), ", but the file holds ", space,
+    require(begin <= end && end <= space, where, ": data_offsets are ", brief(offsets), ", but the file holds ", space,
             " bytes of data: is it truncated?");
     ranges.emplace_back(begin, end);
     Entry e{.file = files_.size() - 1, .dtype = DType::f32, .shape = {}, .data = base + begin, .bytes = end - begin};
     if (dtype == "F32") e.dtype = DType::f32;
     else if (dtype == "F16") e.dtype = DType::f16;
     else if (dtype == "BF16") e.dtype = DType::bf16;
-    else continue;  // masks and counters of old exports; a weight of another type is missed by name when it is asked for
+    else {
+      other_types_[name] = brief(dtype);  // masks and counters of old exports; a weight is refused when it is asked for
+      continue;
+    }
     unsigned __int128 bytes = size_of(e.dtype);
     for (const Json& n : shape) {
       e.shape.push_back(int64_t(n.get<uint64_t>()));
@@ -87,12 +77,11 @@ void SafetensorsCheckpoint::open(const std::string& path) {
 
 void SafetensorsCheckpoint::read_index(const std::string& folder) {
   const std::string path = folder + "/model.safetensors.index.json";
-  const Json index = Json::parse(read_text(path), nullptr, false);
-  require(index.is_object() && index.contains("weight_map") && index["weight_map"].is_object(), path,
-          " is not an index: it has no weight_map");
+  const Json index = parse_json_object(read_text(path), path);
+  require(index.contains("weight_map") && index["weight_map"].is_object(), path, " is not an index: it has no weight_map");
   std::set<std::string> shards;
   for (const auto& [name, file] : index["weight_map"].items()) {
-    require(file.is_string(), path, ": the file of ", name, " is ", file.dump(), ", expected a file name");
+    require(file.is_string(), path, ": the file of ", name, " is ", brief(file), ", expected a file name");
     const auto shard = file.get<std::string>();
     require(!shard.empty() && shard.find('/') == std::string::npos, path, ": the file of ", name, " is '", shard,
             "', expected a name in the same folder");
@@ -109,8 +98,10 @@ SafetensorsCheckpoint::SafetensorsCheckpoint(const std::string& folder) : folder
 }
 
 const SafetensorsCheckpoint::Entry& SafetensorsCheckpoint::entry(const std::string& name) const {
+  if (const auto other = other_types_.find(name); other != other_types_.end())
+    fail(ErrorKind::invalid, folder_, ": ", name, " is of type ", other->second, ", expected F32, F16 or BF16");
   const auto found = tensors_.find(name);
-  require(found != tensors_.end(), folder_, ": tensor ", name, " is missing, or not float32, float16 or bfloat16");
+  require(found != tensors_.end(), folder_, ": tensor ", name, " is missing");
   return found->second;
 }
 

@@ -35,6 +35,7 @@ class SafetensorsCheckpoint final : public Checkpoint {
   std::string folder_;
   std::vector<MappedFile> files_;
   std::map<std::string, Entry> tensors_;
+  std::map<std::string, std::string> other_types_;  // of tensors that no weight can be
 };
 
 }  // namespace neox

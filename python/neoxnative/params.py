@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from . import _core
+from .prompts import check_text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,9 +50,13 @@ class SamplingParams:
     prompt_logprobs_start: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        if not all(isinstance(text, str) for text in stop):
-            raise TypeError(f"stop is {self.stop!r}, expected a string or a sequence of strings")
-        object.__setattr__(self, "stop", stop)
+        for name, of in ("stop", "strings"), ("stop_token_ids", "integers"):
+            value = getattr(self, name)
+            if not isinstance(value, Iterable):
+                raise TypeError(f"{name} is {value!r}, expected a sequence of {of}")
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        for text in self.stop:
+            if not isinstance(text, str):
+                raise TypeError(f"stop holds {text!r}, expected strings")
+            check_text(text, "stop")
         _core.validate(self)

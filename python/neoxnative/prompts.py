@@ -40,7 +40,17 @@ def read_prompt(prompt: Prompt, tokenizer: Tokenizer | None, model: str) -> Toke
         return TokenPrompt(None, token_array(prompt, "prompt", dimensions=1))
     if tokenizer is None:
         raise ValueError(f"the prompt is text, but {model} has no tokenizer.json: pass token ids, or Engine(tokenizer=...)")
+    check_text(prompt, "the prompt")
     return TokenPrompt(prompt, np.array(tokenizer.encode(prompt), np.int32))
+
+
+def check_text(text: str, name: str) -> None:
+    """ValueError for a lone surrogate, as Python puts in the place of a byte that it could not decode: UTF-8 has no form for it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = text[error.start]
+        raise ValueError(f"{name} holds {found!r} at character {error.start}, expected Unicode text without lone surrogates") from None
 
 
 def token_array(ids: ArrayLike, name: str, *, dimensions: int) -> NDArray[np.int32]:

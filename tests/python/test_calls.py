@@ -18,7 +18,7 @@ LONG = SamplingParams(max_tokens=900, ignore_eos=True, temperature=0)
 
 @pytest.fixture(scope="module")
 def engine():
-    return Engine(num_threads=1)
+    return Engine(device="cpu", num_threads=1)
 
 
 def params(i, **fields):

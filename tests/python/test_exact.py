@@ -78,7 +78,7 @@ def test_forward_gives_the_same_logits_as_alone(variant, alone, folder_of):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_logits_do_not_depend_on_later_tokens(dtype, folder_of):
-    engine = Engine(folder_of(MODEL), dtype=dtype)
+    engine = Engine(folder_of(MODEL), dtype=dtype, device="cpu")
     ids = models.prompt(3, 200, MODEL.vocab)
     whole = engine.forward(ids[None])[0]
     for length in (1, 16, 17, 130):
@@ -87,13 +87,13 @@ def test_logits_do_not_depend_on_later_tokens(dtype, folder_of):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_same_request_twice_gives_the_same_bits(dtype, folder_of):
-    engine = Engine(folder_of(MODEL), dtype=dtype)
+    engine = Engine(folder_of(MODEL), dtype=dtype, device="cpu")
     assert generate_all(engine) == generate_all(engine)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_generated_log_probs_are_those_of_forward(dtype, folder_of):
-    engine = Engine(folder_of(MODEL), dtype=dtype)
+    engine = Engine(folder_of(MODEL), dtype=dtype, device="cpu")
     for ids, output in zip(PROMPTS, engine.generate([ids.tolist() for ids in PROMPTS], PARAMS)):
         made = output.outputs[0]
         fed = np.concatenate([ids, made.token_ids[:-1]]).astype(np.int32)

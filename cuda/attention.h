@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// Paged causal attention with rotary embedding and append, for decode and prefill rows in one step.
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "backend/args.h"
+
+namespace neox::cuda {
+
+/// Elements of one page of k alone (v's has the same number): [heads][block][head_dim].
+inline size_t attention_page_elements(const KvPages& kv) { return size_t(kv.heads) * size_t(kv.block) * size_t(kv.head_dim); }
+
+/// Enough for any step within the bounds. The workspace's contents need not outlive the call, nor be initialised.
+size_t attention_workspace_bytes(int32_t max_tokens, int32_t max_kv, int32_t heads, int32_t head_dim);
+
+/// Rotates q in place, stores rotated k and v in their pages by slot, attends. All pointers are the device's; k and v, workspace and page
+/// tables are aligned to 256, 256 and 4 bytes. Rows of qkv and out may lie anywhere; rows at multiples of 16 bytes are read faster.
+/// head_dim: a multiple of 8, 8 to 256; block: a multiple of 16. Enqueues two to three kernels whose grids depend on step.tokens, seqs
+/// and max_q alone. A launch that fails throws Error(runtime).
+void attention(const AttentionArgs& args, void* workspace, size_t workspace_bytes, cudaStream_t stream);
+
+}  // namespace neox::cuda

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a warp of the decode kernel attends to a unit (16 positions of one head): from a ring of units on their way to shared memory, for the
+// sizes that matter, or straight from memory, for any size and type. Each core keeps q, the weighted sum of v, the maximum and the weight.
+#pragma once
+#include "attention_common.cuh"
+
+namespace neox::cuda::attn {
+
+constexpr float kLowest = -1e30f;  // a maximum of nothing: differences to it stay finite
+
+/// A unit among those that decode rows attend to, in the order (sequence, head, position).
+struct Cursor {
+  int s, h, u, n;  // sequence, head, unit, units of the sequence
+};
+__device__ inline int units_of(const Args& p, int s) {
+  const int n = p.kv_len[s], rows = p.q_start[s + 1] - p.q_start[s];  // loaded together
+  return rows == 1 && n > 0 ? (n + kUnit - 1) / kUnit : 0;
+}
+__device__ inline void advance(const Args& p, Cursor& c, int by) {
+  c.u += by;
+  while (c.u >= c.n && c.s < p.seqs) {
+    c.u -= c.n;
+    if (++c.h < p.heads) continue;
+    c.h = 0;
+    do c.s++;
+    while (c.s < p.seqs && !(c.n = units_of(p, c.s)));
+  }
+}
+
+__device__ inline float max_across(float x, int step) {  // lanes `step` apart
+  for (int o = step; o < 32; o *= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, o));
+  return x;
+}
+__device__ inline float sum_across(float x, int step) {
+  for (int o = step; o < 32; o *= 2) x += __shfl_xor_sync(~0u, x, o);
+  return x;
+}
+
+/// A warp's ring of units. From sm_90 on a unit comes by two bulk copies; before, lanes copy 16 bytes each.
+template <int Bytes, int Stages> struct Ring {  // Bytes: of a unit's keys
+  uint8_t* data;                                // [Stages][k, v][Bytes]
+  uint64_t* full;                               // [Stages]
+
+  __device__ Ring(uint8_t* d, uint64_t* f) : data(d), full(f) {
+#if __CUDA_ARCH__ >= 900
+    if (threadIdx.x % 32 == 0) {
+      for (int i = 0; i < Stages; i++) asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(full + i)));
+      asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __syncwarp();
+#endif
+  }
+  __device__ const uint8_t* unit(int slot) const { return data + slot * 2 * Bytes; }
+  /// The lanes are done with the slot. Without `real` nothing is fetched.
+  __device__ void fetch(int slot, const void* k, const void* v, bool real) {
+    uint8_t* to = data + slot * 2 * Bytes;
+#if __CUDA_ARCH__ >= 900
+    if (!real || threadIdx.x % 32) return;
+    uint64_t policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0;" : "=l"(policy));
+    const uint32_t bar = shared_address(full + slot);
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(2 * Bytes) : "memory");
+    for (int i = 0; i < 2; i++)
+      asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
+                       shared_address(to + i * Bytes)),
+                   "l"(i ? v : k), "r"(Bytes), "r"(bar), "l"(policy)
+                   : "memory");
+#else
+    if (real)
+      for (int i = int(threadIdx.x % 32) * 16; i < Bytes; i += 512) {
+        copy16(to + i, static_cast<const uint8_t*>(k) + i, true);
+        copy16(to + Bytes + i, static_cast<const uint8_t*>(v) + i, true);
+      }
+    copy_commit();
+#endif
+  }
+  __device__ void wait(int i) const {  // for the i-th unit, in slot i % Stages
+#if __CUDA_ARCH__ >= 900
+    asm volatile("{ .reg .pred p; W: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1; @p bra D; bra W; D: }" ::"r"(
+                     shared_address(full + i % Stages)),
+                 "r"(i / Stages & 1)
+                 : "memory");
+#else
+    copy_wait<Stages - 1>();
+    __syncwarp();
+#endif
+  }
+};
+
+/// 16-bit pages and a head size known when compiled. A group of kGroup lanes holds a position's vector, kTokens positions at once.
+template <class T, int D, int Warps, int Stages> struct RingCore {
+  static constexpr int kWarps = Warps, kDim = D, kSlices = (D + 31) / 32, kBytes = kUnit * D * 2, kRing = Warps * Stages * 2 * kBytes;
+  static constexpr int kBarriers = Warps * Stages * 8;
+  static constexpr int kGroup = D % 32 ? 2 : D > 128 ? 8 : 4, kTokens = 32 / kGroup, kVectors = D / 8 / kGroup, kPasses = kUnit / kTokens;
+
+  const Args& p;
+  Ring<kBytes, Stages> ring;
+  Cursor in;  // the unit that is fetched next
+  int asked, end, used = 0, filled = 0;
+  int g, c;
+  float q[kVectors][8], acc[kVectors][8], m, l;
+
+  __device__ RingCore(const Args& a, uint8_t* memory, const Cursor& at, int begin, int stop)
+      : p(a), ring(memory + threadIdx.x / 32 * (kRing / Warps), reinterpret_cast<uint64_t*>(memory + kRing) + threadIdx.x / 32 * Stages),
+        in(at), asked(begin + int(threadIdx.x / 32)), end(stop), g(threadIdx.x % 32 / kGroup), c(threadIdx.x % kGroup) {
+    advance(p, in, threadIdx.x / 32);
+    // Units of earlier steps need not wait for this step's rows, which may lie in a sequence's last unit.
+    for (; filled < Stages && (asked >= end || in.u + 1 < in.n); filled++) fetch(filled);
+    grid_wait();
+    for (; filled < Stages; filled++) fetch(filled);
+  }
+  __device__ static int dim(const Args&) { return D; }
+  __device__ void fetch(int slot) {
+    const bool real = asked < end;
+    const int64_t at = real ? unit_at(p, in.s, in.h, in.u * kUnit) : 0;
+    ring.fetch(slot, static_cast<const T*>(p.k) + at, static_cast<const T*>(p.v) + at, real);
+    asked += Warps;
+    if (real) advance(p, in, Warps);
+  }
+  // A lane's vectors lie kGroup apart in the row; rows of a multiple of 128 bytes clash in the banks, so odd groups take theirs in another
+  // order.
+  __device__ int column(int j) const { return ((D % 64 ? j : j ^ (g & 1)) * kGroup + c) * 8; }
+
+  __device__ void begin(const float* query) {
+    m = kLowest, l = 0;
+#pragma unroll
+    for (int j = 0; j < kVectors; j++)
+#pragma unroll
+      for (int e = 0; e < 8; e++) q[j][e] = query[column(j) + e], acc[j][e] = 0;
+  }
+  __device__ float dot(const T* k) const {
+    float d0 = 0, d1 = 0;
+#pragma unroll
+    for (int j = 0; j < kVectors; j++) {
+      float x[8];
+      widen8<T>(*reinterpret_cast<const uint4*>(k + column(j)), x);
+#pragma unroll
+      for (int e = 0; e < 8; e += 2) d0 += x[e] * q[j][e], d1 += x[e + 1] * q[j][e + 1];
+    }
+    d0 += d1;
+#pragma unroll
+    for (int o = 1; o < kGroup; o *= 2) d0 += __shfl_xor_sync(~0u, d0, o);
+    return d0;
+  }
+  __device__ void unit(const Cursor&, int u, int n) {  // unit u of a head with n positions
+    ring.wait(used);
+    const T* k = reinterpret_cast<const T*>(ring.unit(used % Stages));
+    float score[kPasses], top = m;
+#pragma unroll
+    for (int t = 0; t < kPasses; t++) {
+      const int token = t * kTokens + g;
+      const float s = dot(k + token * D);
+      score[t] = u * kUnit + token < n ? s : -INFINITY;
+      top = fmaxf(top, score[t]);
+    }
+    if (top > m) rescale(top);
+#pragma unroll
+    for (int t = 0; t < kPasses; t++) {
+      const int token = t * kTokens + g;
+      const float w = exp2f(score[t] - m);
+      const bool valid = u * kUnit + token < n;
+      l += w;
+#pragma unroll
+      for (int j = 0; j < kVectors; j++) {
+        uint4 raw = *reinterpret_cast<const uint4*>(k + (kUnit + token) * D + column(j));
+        if (!valid) raw = {};  // slots not yet written may hold anything
+        float x[8];
+        widen8<T>(raw, x);
+#pragma unroll
+        for (int e = 0; e < 8; e++) acc[j][e] += w * x[e];
+      }
+    }
+    __syncwarp();
+    fetch(used % Stages);
+    used++;
+  }
+  __device__ void rescale(float top) {
+    const float f = exp2f(m - top);
+    m = top, l *= f;
+#pragma unroll
+    for (int j = 0; j < kVectors; j++)
+#pragma unroll
+      for (int e = 0; e < 8; e++) acc[j][e] *= f;
+  }
+  __device__ void end_head(float* sums) {  // [D + 2]
+    const float top = max_across(m, kGroup), f = exp2f(m - top);
+    const float weight = sum_across(l * f, kGroup);
+#pragma unroll
+    for (int j = 0; j < kVectors; j++)
+#pragma unroll
+      for (int e = 0; e < 8; e++) {
+        float a = acc[j][e] * f;
+        if (D % 64 == 0 && g & 1) a = acc[kVectors > 1 ? j ^ 1 : j][e] * f;  // memory order, the same in every group
+        a = sum_across(a, kGroup);
+        if (g == j) sums[(j * kGroup + c) * 8 + e] = a;
+      }
+    if (threadIdx.x % 32 == 0) sums[D] = top, sums[D + 1] = weight;
+  }
+};
+
+/// Pages of any type, any head size: a lane holds 8 elements, a group of 2 to 32 lanes a position. K and v go straight into registers.
+template <class T> struct PlainCore {
+  static constexpr int kWarps = 8, kDim = 0, kSlices = 8, kRing = 0, kBarriers = 0, kBatch = sizeof(T) == 2 ? 4 : 2;
+
+  const Args& p;
+  int group, tokens, g, c;  // lanes of a position, positions at once; this lane's place
+  bool real;
+  float q[8], acc[8], m, l;
+
+  __device__ PlainCore(const Args& a, uint8_t*, const Cursor&, int, int) : p(a), group(2) {
+    while (group * 8 < p.head_dim) group *= 2;
+    tokens = 32 / group, g = int(threadIdx.x % 32) / group, c = int(threadIdx.x % 32) % group, real = c * 8 < p.head_dim;
+    grid_wait();
+  }
+  __device__ static int dim(const Args& p) { return p.head_dim; }
+  __device__ void begin(const float* query) {
+    m = kLowest, l = 0;
+    for (int e = 0; e < 8; e++) q[e] = real ? query[c * 8 + e] : 0, acc[e] = 0;
+  }
+  static __device__ void read(const T* from, float (&x)[8]) {
+    if constexpr (sizeof(T) == 4) load8(from, DType::f32, 0, true, x);
+    else widen8<T>(*reinterpret_cast<const uint4*>(from), x);
+  }
+  __device__ void unit(const Cursor& at, int u, int n) {
+    const int64_t from = unit_at(p, at.s, at.h, u * kUnit) + c * 8;
+    const int count = min(kUnit, n - u * kUnit);
+    for (int t = 0; t < count; t += kBatch * tokens) {
+      float k[kBatch][8] = {}, v[kBatch][8] = {}, score[kBatch], top = m;
+#pragma unroll
+      for (int b = 0; b < kBatch; b++) {
+        const int token = t + b * tokens + g;
+        if (token < count && real) {
+          read(static_cast<const T*>(p.k) + from + int64_t(token) * p.head_dim, k[b]);
+          read(static_cast<const T*>(p.v) + from + int64_t(token) * p.head_dim, v[b]);
+        }
+      }
+#pragma unroll
+      for (int b = 0; b < kBatch; b++) {
+        float d = 0;
+        for (int e = 0; e < 8; e++) d += k[b][e] * q[e];
+        for (int o = 1; o < group; o *= 2) d += __shfl_xor_sync(~0u, d, o);
+        score[b] = t + b * tokens + g < count ? d : -INFINITY;
+        top = fmaxf(top, score[b]);
+      }
+      const float f = exp2f(m - top);
+      m = top, l *= f;
+      for (int e = 0; e < 8; e++) acc[e] *= f;
+#pragma unroll
+      for (int b = 0; b < kBatch; b++) {
+        const float w = exp2f(score[b] - m);
+        l += w;
+        for (int e = 0; e < 8; e++) acc[e] += w * v[b][e];
+      }
+    }
+  }
+  __device__ void end_head(float* sums) {
+    const float top = max_across(m, group), f = exp2f(m - top), weight = sum_across(l * f, group);
+    for (int e = 0; e < 8; e++) {
+      const float a = sum_across(acc[e] * f, group);
+      if (g == 0 && real) sums[c * 8 + e] = a;
+    }
+    if (threadIdx.x % 32 == 0) sums[p.head_dim] = top, sums[p.head_dim + 1] = weight;
+  }
+};
+
+}  // namespace neox::cuda::attn

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+// Prefill attention, bf16 activations and pages. Instantiations: 5 (head sizes up to 64, 80, 96, 128, 256).
+#include "attention_prefill.cuh"
+
+namespace neox::cuda::attn {
+
+void prefill_bf16(const Args& args, int32_t max_q, cudaStream_t stream) { prefill_16bit<__nv_bfloat16>(args, max_q, stream); }
+
+}  // namespace neox::cuda::attn

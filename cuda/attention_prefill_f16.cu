@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+// Prefill attention, f16 activations and pages. Instantiations: 5 (head sizes up to 64, 80, 96, 128, 256).
+#include "attention_prefill.cuh"
+
+namespace neox::cuda::attn {
+
+void prefill_f16(const Args& args, int32_t max_q, cudaStream_t stream) { prefill_16bit<__half>(args, max_q, stream); }
+
+}  // namespace neox::cuda::attn

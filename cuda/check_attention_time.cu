@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+// The timings of the attention check, f16: 64 heads of 96 (GPT-NeoX-20B), and other head sizes with as many columns. Median of graph
+// replays over layers whose pages exceed the L2. Rotate and append are timed apart by steps whose sequences are all empty.
+#include <algorithm>
+
+#include "check_attention.h"
+
+namespace neox::cuda::check {
+namespace {
+
+__global__ void read_all(const uint4* x, size_t n, uint32_t* out) {
+  uint32_t sum = 0;
+  for (size_t i = blockIdx.x * size_t(blockDim.x) + threadIdx.x; i < n; i += size_t(gridDim.x) * blockDim.x) {
+    const uint4 v = __ldcs(x + i);
+    sum ^= v.x ^ v.y ^ v.z ^ v.w;
+  }
+  if (sum == 12345) *out = sum;
+}
+__global__ void fill(uint16_t* x, size_t n, uint32_t seed) {  // f16 with a spread of about 1
+  for (size_t i = blockIdx.x * size_t(blockDim.x) + threadIdx.x; i < n; i += size_t(gridDim.x) * blockDim.x) {
+    uint64_t z = (i + seed) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ z >> 31) * 0x94D049BB133111EBull;
+    x[i] = uint16_t(z >> 48 & 0x8000) | uint16_t(0x3400 + (z >> 20) % 0x0a00);
+  }
+}
+template <class Body> double median_us(cudaStream_t stream, Body body) {
+  cudaGraph_t graph;
+  cudaGraphExec_t exec;
+  ok(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
+  body();
+  ok(cudaStreamEndCapture(stream, &graph), "capture");
+  ok(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
+  cudaEvent_t a, b;
+  ok(cudaEventCreate(&a), "event"), ok(cudaEventCreate(&b), "event");
+  std::vector<float> times;
+  for (int i = 0; i < 23; i++) {
+    float ms;
+    ok(cudaEventRecord(a, stream), "record"), ok(cudaGraphLaunch(exec, stream), "replay"), ok(cudaEventRecord(b, stream), "record");
+    ok(cudaEventSynchronize(b), "replay"), ok(cudaEventElapsedTime(&ms, a, b), "time");
+    if (i > 2) times.push_back(ms * 1000);
+  }
+  ok(cudaGraphExecDestroy(exec), "graph"), ok(cudaGraphDestroy(graph), "graph");
+  std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
+  return times[times.size() / 2];
+}
+double read_rate(cudaStream_t stream) {  // bytes per microsecond
+  const Memory m(size_t(4) << 30);
+  return double(m.bytes()) /
+         median_us(stream, [&] { read_all<<<2048, 512, 0, stream>>>(m.data<uint4>(), m.bytes() / 16, m.data<uint32_t>()); });
+}
+
+struct Shape {
+  int seqs, kv, q, head_dim = 96;
+};
+
+/// One step's arrays on the device, for sequences of one length; `layers` of pages.
+struct Load {
+  static constexpr int kColumns = 64 * 96, kBlock = 16;
+  int seqs, kv, q, head_dim, heads, table, pages, tokens, layers;
+  size_t bytes;  // of a layer's k
+  std::vector<int32_t> blocks, q_start{0}, kv_len, pos, slot;
+  std::vector<float> cos_sin;
+
+  explicit Load(const Shape& x)
+      : seqs(x.seqs), kv(x.kv), q(x.q), head_dim(x.head_dim), heads(kColumns / head_dim), table((kv + kBlock - 1) / kBlock),
+        pages(seqs * table), tokens(seqs * q), bytes(size_t(pages) * kBlock * heads * head_dim * 2), kv_len(size_t(seqs), kv),
+        cos_sin(size_t(kv) * (head_dim / 8 * 2), 0.7f) {
+    layers = int(std::clamp<size_t>((size_t(600) << 20) / (2 * bytes), 1, 16));
+    for (int i = 0; i < pages; i++) blocks.push_back(int32_t(int64_t(i) * 7919 % pages));  // a permutation: 7919 is prime
+    for (int s = 0; s < seqs; s++) {
+      for (int t = kv - q; t < kv; t++) pos.push_back(t), slot.push_back(blocks[s * table + t / kBlock] * kBlock + t % kBlock);
+      q_start.push_back((s + 1) * q);
+    }
+  }
+  double flops() const { return double(seqs) * (double(q) * (kv - q) + q * (q + 1.0) / 2) * heads * head_dim * 4; }
+  double kv_bytes() const { return double(seqs) * kv * heads * head_dim * 4; }
+  double append_bytes() const { return double(tokens) * heads * head_dim * 12; }
+};
+
+void time_one(const Shape& shape, double rate, cudaStream_t stream) {
+  const Load x(shape);
+  const int columns = x.heads * x.head_dim;
+  const Memory k(x.layers * x.bytes), v(x.layers * x.bytes), d_blocks(x.blocks), d_q(x.q_start), d_kv(x.kv_len), d_pos(x.pos),
+      d_slot(x.slot), rope(x.cos_sin), none(std::vector<int32_t>(size_t(x.seqs), 0));
+  const Memory qkv(size_t(x.tokens) * columns * 6), out(size_t(x.tokens) * columns * 2);
+  const Memory workspace(attention_workspace_bytes(x.tokens, x.kv, x.heads, x.head_dim));
+  for (const Memory* m : {&k, &v, &qkv}) fill<<<4096, 256, 0, stream>>>(m->data<uint16_t>(), m->bytes() / 2, 7);
+  Step s{.tokens = x.tokens, .seqs = x.seqs, .max_q = x.q, .max_kv = x.kv};
+  s.pos = d_pos.data<int32_t>(), s.slot = d_slot.data<int32_t>(), s.q_start = d_q.data<int32_t>();
+  s.blocks = d_blocks.data<int32_t>(), s.blocks_ld = x.table;
+  double us[2];
+  for (const bool empty : {false, true}) {
+    s.kv_len = (empty ? none : d_kv).data<int32_t>();
+    us[empty] =
+        median_us(stream,
+                  [&] {
+                    for (int layer = 0; layer < x.layers; layer++)
+                      attention({.out = {.data = out.data(), .rows = x.tokens, .cols = columns, .ld = columns, .dtype = DType::f16},
+                                 .qkv = {.data = qkv.data(), .rows = x.tokens, .cols = columns * 3, .ld = columns * 3, .dtype = DType::f16},
+                                 .kv = {.k = k.data<char>() + layer * x.bytes,
+                                        .v = v.data<char>() + layer * x.bytes,
+                                        .dtype = DType::f16,
+                                        .heads = x.heads,
+                                        .head_dim = x.head_dim,
+                                        .block = Load::kBlock},
+                                 .step = s,
+                                 .rope = {.cos_sin = rope.data<float>(), .half = x.head_dim / 8},
+                                 .scale = 0.1f},
+                                workspace.data(), workspace.bytes(), stream);
+                  }) /
+        x.layers;
+  }
+  std::printf("%2d heads x %3d, %s %2d x %4d: %7.1f us", x.heads, x.head_dim, x.q == 1 ? "decode " : "prefill", x.seqs, x.kv, us[0]);
+  const double limit = x.q == 1 ? x.kv_bytes() / rate : x.flops() / 750e6 + x.append_bytes() / rate;
+  std::printf(", limit %7.1f (%3.0f %%); rotate and append alone %.1f, limit %.1f", limit, 100 * limit / us[0], us[1],
+              x.append_bytes() / rate);
+  if (x.q > 1) std::printf("; the rest %.0f TFLOP/s", x.flops() / (us[0] - us[1]) / 1e6);
+  std::printf("\n");
+}
+
+}  // namespace
+
+void time_all() {
+  cudaStream_t stream;
+  ok(cudaStreamCreate(&stream), "stream");
+  const double rate = read_rate(stream);
+  cudaDeviceProp card;
+  ok(cudaGetDeviceProperties(&card, 0), "properties");
+  std::printf("%s: plain read %.2f TB/s; prefill limits at 750 TFLOP/s\n", card.name, rate / 1e6);
+  for (const Shape& shape :
+       {Shape{1, 512, 1}, {1, 2048, 1}, {8, 1024, 1}, {64, 576, 1}, {64, 2048, 1}, {8, 512, 512}, {1, 2048, 2048}, {4, 2048, 2048}})
+    time_one(shape, rate, stream);
+  for (int head_dim : {64, 128, 256, 32})
+    for (const Shape& shape : {Shape{64, 576, 1, head_dim}, {1, 2048, 2048, head_dim}}) time_one(shape, rate, stream);
+  ok(cudaStreamDestroy(stream), "stream");
+}
+
+}  // namespace neox::cuda::check

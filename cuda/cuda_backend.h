@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <memory>
+
+#include "backend/backend.h"
+#include "check.h"
+#include "gemm.h"
+#include "staging.h"
+
+namespace neox {
+
+/// One GPU and one stream. Weights, activations and k, v are of the model's type; sums, the residual stream and logits are f32.
+class CudaBackend final : public Backend {
+ public:
+  explicit CudaBackend(int device);
+  ~CudaBackend() override;
+  CudaBackend(const CudaBackend&) = delete;
+
+  std::string name() const override { return "cuda"; }
+  std::string describe() const override;
+  int64_t memory_free() const override;
+  void* allocate(size_t bytes) override;
+  void release(void* p) noexcept override;
+  void upload(void* to, const void* from, size_t bytes) override;
+  void download(void* to, const void* from, size_t bytes) override;
+  void synchronize() override;
+  uint64_t mark() override;
+  void wait(uint64_t mark) override;
+
+  DType activation_dtype(DType model) const override { return model; }
+  size_t packed_bytes(int64_t outputs, int64_t inputs, DType dtype) const override;
+  Tensor pack(void* to, const Tensor& weight, DType dtype) override;
+  size_t page_bytes(const KvPages& kv) const override;
+  void reserve(const Bounds& bounds) override;
+
+  void embed(const EmbedArgs&) override;
+  void add_norm(const AddNormArgs&) override;
+  void linear(std::initializer_list<LinearArgs> parts) override;
+  void attention(const AttentionArgs&) override;
+  void gather_rows(const GatherArgs&) override;
+  void copy_blocks(const CopyBlocksArgs&) override;
+  void sample(const SampleArgs&) override;
+
+ private:
+  void linear_part(const LinearArgs&, cuda::Gemm::Sum sum);
+
+  const int device_;
+  cudaStream_t stream_ = nullptr;
+  std::unique_ptr<cuda::Staging> staging_;
+  std::unique_ptr<cuda::Gemm> gemm_;
+  void* workspace_ = nullptr;            // [cuda::kWorkspaceBytes] of one op at a time: cuBLASLt's, or raw weights under conversion
+  void* attention_workspace_ = nullptr;  // [attention_workspace_bytes_]
+  size_t attention_workspace_bytes_ = 0;
+};
+
+}  // namespace neox

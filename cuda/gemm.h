@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// Matrix products by cuBLASLt, and the table of its algorithms.
+#pragma once
+#include <map>
+
+#include "base/tensor.h"
+#include "check.h"
+
+namespace neox::cuda {
+
+constexpr size_t kWorkspaceBytes = size_t(32) << 20;
+
+class Gemm {
+ public:
+  Gemm(cudaStream_t stream, void* workspace);  // workspace: [kWorkspaceBytes]
+  ~Gemm();
+  Gemm(const Gemm&) = delete;
+
+  enum class Sum { fresh, added };          // out = ..., or out += ...
+  enum class Epilogue { none, gelu_tanh };  // after the bias
+  struct Call {
+    Tensor out;   // [M, N]
+    Tensor x;     // [M, K]
+    Tensor w;     // [N, K], of x's type
+    Tensor bias;  // [1, N] of out's type, or empty
+    Sum sum = Sum::fresh;
+    Epilogue epilogue = Epilogue::none;
+  };
+  /// out = epilogue(x w^T + bias), summed in f32 without TF32.
+  void run(const Call& call);
+
+ private:
+  struct Key {  // all that the choice of an algorithm depends on
+    int64_t m, n, k, out_ld, x_ld, w_ld;
+    uint32_t out_alignment, x_alignment, w_alignment;
+    DType in, out;
+    bool bias;
+    Sum sum;
+    Epilogue epilogue;
+    auto operator<=>(const Key&) const = default;
+  };
+  struct Plan {
+    cublasLtMatrixLayout_t w, x, out;
+    cublasLtMatmulAlgo_t algorithm;
+  };
+  static Key key_of(const Call& call);
+  const Plan& plan_of(const Key& key, cublasLtMatmulDesc_t operation);
+  cublasLtMatmulAlgo_t choose(const Key& key, cublasLtMatmulDesc_t operation, const Plan& layouts) const;
+
+  const cudaStream_t stream_;
+  void* const workspace_;
+  cublasLtHandle_t handle_ = nullptr;
+  std::map<Key, Plan> plans_;  // entries never change
+};
+
+}  // namespace neox::cuda

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// linear: out = act(x W^T + bias), one or two parts.
+//   x [tokens, inputs] A, W [outputs, inputs] A, bias [1, outputs], out [tokens, outputs] A or f32; A: the activation type.
+// The product is cuBLASLt's. What its epilogues do not do as we define it, a pass over out does afterwards: activations other than
+// tanh-GELU (its ReLU hides NaN), tanh-GELU of f32 (its own is approximate), a bias of another type than out. Floor: W and x read once, out
+// written once; the pass afterwards reads and writes out once more.
+#include "cuda_backend.h"
+#include "types.cuh"
+
+namespace neox {
+namespace cuda {
+namespace {
+
+__device__ float activate(Act act, float x) {
+  switch (act) {
+    case Act::gelu: return 0.5f * x * (1.f + erff(x * 0.707106781f));
+    case Act::gelu_tanh: return 0.5f * x * (1.f + tanhf(0.797884561f * x * fmaf(0.044715f * x, x, 1.f)));
+    case Act::relu: return x < 0.f ? 0.f : x;  // a NaN stays
+    case Act::silu: return x / (1.f + expf(-x));
+    default: return x;
+  }
+}
+
+constexpr int kThreads = 256;
+
+/// One thread an element. bias may be null.
+template <class Out, class Bias>
+__global__ __launch_bounds__(kThreads) void finish_kernel(Out* out, int64_t ld, int64_t cols, const Bias* bias, Act act) {
+  const int64_t c = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  if (c >= cols) return;
+  Out& y = out[blockIdx.y * ld + c];
+  y = narrow<Out>(activate(act, widen(y) + (bias ? widen(bias[c]) : 0.f)));
+}
+
+void finish(const Tensor& out, const Tensor& bias, Act act, cudaStream_t stream) {
+  constexpr int64_t kMostRows = 65535;  // of a grid
+  for (int64_t row = 0; row < out.rows; row += kMostRows) {
+    const Launch l{.name = "linear, bias and activation",
+                   .grid = dim3(unsigned((out.cols + kThreads - 1) / kThreads), unsigned(std::min(kMostRows, out.rows - row))),
+                   .block = kThreads,
+                   .stream = stream};
+    dispatch(out.dtype, [&](auto o) {
+      dispatch(bias.dtype, [&](auto b) {
+        using Out = Element<o>;
+        using Bias = Element<b>;
+        launch(l, finish_kernel<Out, Bias>, out.row<Out>(row), out.ld, out.cols, static_cast<const Bias*>(bias.data), act);
+      });
+    });
+  }
+}
+
+}  // namespace
+}  // namespace cuda
+
+void CudaBackend::linear_part(const LinearArgs& a, cuda::Gemm::Sum sum) {
+  if (a.out.rows == 0) return;
+  require(sum == cuda::Gemm::Sum::fresh || a.act == Act::none, "linear: a part that is added to another cannot have an activation");
+  cuda::Gemm::Call call{.out = a.out, .x = a.x, .w = a.w.weight, .sum = sum};
+  Tensor bias = a.w.bias;
+  Act act = a.act;
+  if (act == Act::gelu_tanh && a.out.dtype != DType::f32 && (!bias || bias.dtype == a.out.dtype))
+    call.epilogue = cuda::Gemm::Epilogue::gelu_tanh, act = Act::none;
+  if (bias && bias.dtype == a.out.dtype) std::swap(call.bias, bias);
+  gemm_->run(call);
+  if (bias || act != Act::none) cuda::finish(a.out, bias, act, stream_);
+}
+
+void CudaBackend::linear(std::initializer_list<LinearArgs> parts) {
+  for (const LinearArgs* part = parts.begin(); part != parts.end(); part++) {
+    const bool added = part != parts.begin() && part->out.data == parts.begin()->out.data;
+    linear_part(*part, added ? cuda::Gemm::Sum::added : cuda::Gemm::Sum::fresh);
+  }
+}
+
+}  // namespace neox

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+// Device memory, and copies between host and device. All copies are enqueued on the backend's one stream, hence in order with the ops.
+#include <algorithm>
+#include <cstring>
+
+#include "cuda_backend.h"
+
+namespace neox {
+namespace cuda {
+
+Staging::Staging(cudaStream_t stream) : stream_(stream) {
+  check(cudaMallocHost(reinterpret_cast<void**>(&memory_), (2 + kGathers) * kBytes), "allocate pinned host memory");
+  for (cudaEvent_t& e : sent_) check(cudaEventCreateWithFlags(&e, cudaEventDisableTiming), "create an event");
+  for (size_t i = 0; i < gathers_.size(); i++) {
+    gathers_[i].area = memory_ + (2 + i) * kBytes;
+    check(cudaEventCreateWithFlags(&gathers_[i].there, cudaEventDisableTiming), "create an event");
+  }
+}
+
+Staging::~Staging() {
+  for (cudaEvent_t e : sent_)
+    if (e) cudaEventDestroy(e);
+  for (const Gather& g : gathers_)
+    if (g.there) cudaEventDestroy(g.there);
+  cudaFreeHost(memory_);
+}
+
+void Staging::upload(void* to, const void* from, size_t bytes) {
+  for (size_t done = 0, n; done < bytes; done += n) {
+    n = std::min(kBytes, bytes - done);
+    char* half = memory_ + half_ * kBytes;
+    check(cudaEventSynchronize(sent_[half_]), "wait for an upload");
+    std::memcpy(half, static_cast<const char*>(from) + done, n);
+    check(cudaMemcpyAsync(static_cast<char*>(to) + done, half, n, cudaMemcpyHostToDevice, stream_), "upload");
+    check(cudaEventRecord(sent_[half_], stream_), "record an event");
+    half_ ^= 1;
+  }
+}
+
+void Staging::download(void* to, const void* from, size_t bytes) {
+  for (size_t done = 0, n; done < bytes; done += n) {
+    if (gathers_[marks_ % kGathers].bytes == kBytes) finish();
+    Gather& g = gathers_[marks_ % kGathers];
+    n = std::min(kBytes - g.bytes, bytes - done);
+    check(cudaMemcpyAsync(g.area + g.bytes, static_cast<const char*>(from) + done, n, cudaMemcpyDeviceToHost, stream_), "download");
+    g.pending.push_back({.to = static_cast<char*>(to) + done, .from = g.area + g.bytes, .bytes = n});
+    g.bytes += n;
+  }
+}
+
+void Staging::hand_over(Gather& g) {
+  for (const Pending& p : g.pending) std::memcpy(p.to, p.from, p.bytes);
+  g.pending.clear(), g.bytes = 0;
+}
+
+uint64_t Staging::mark() {
+  check(cudaEventRecord(gathers_[marks_ % kGathers].there, stream_), "record an event");
+  const uint64_t mark = marks_++;
+  complete(gathers_[marks_ % kGathers]);  // of a mark long past, whose area the next downloads take
+  return mark;
+}
+
+void Staging::wait(uint64_t mark) {
+  if (mark + kGathers > marks_) complete(gathers_[mark % kGathers]);
+}
+
+void Staging::complete(Gather& g) {
+  if (g.pending.empty()) return;
+  check(cudaEventSynchronize(g.there), "run the enqueued work");
+  hand_over(g);
+}
+
+void Staging::finish() {
+  check(cudaStreamSynchronize(stream_), "run the enqueued work");
+  for (uint64_t i = 1; i <= kGathers; i++) hand_over(gathers_[(marks_ + i) % kGathers]);  // the oldest first
+}
+
+}  // namespace cuda
+
+int64_t CudaBackend::memory_free() const {
+  size_t available = 0, total = 0;
+  cuda::check(cudaMemGetInfo(&available, &total), "ask for free memory");
+  return int64_t(available);
+}
+
+void* CudaBackend::allocate(size_t bytes) {
+  void* p = nullptr;
+  const cudaError_t error = cudaMalloc(&p, bytes);
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // so that no later call reports it again
+    fail(ErrorKind::memory, "cannot allocate ", bytes, " bytes of GPU memory: ", memory_free(), " bytes are free");
+  }
+  cuda::check(error, "allocate memory");
+  return p;
+}
+
+void CudaBackend::release(void* p) noexcept { cudaFree(p); }
+void CudaBackend::upload(void* to, const void* from, size_t bytes) { staging_->upload(to, from, bytes); }
+void CudaBackend::download(void* to, const void* from, size_t bytes) { staging_->download(to, from, bytes); }
+void CudaBackend::synchronize() { staging_->finish(); }
+uint64_t CudaBackend::mark() { return staging_->mark(); }
+void CudaBackend::wait(uint64_t mark) { staging_->wait(mark); }
+
+}  // namespace neox

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// What libneox asks of this plugin: a backend, or the reason why there is none.
+#include "cuda_backend.h"
+
+namespace neox {
+namespace {
+
+std::string dotted(int version) { return concat(version / 1000, ".", version % 1000 / 10); }
+
+void require_driver() {
+  int driver = 0;
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) fail(ErrorKind::unsupported, "there is no NVIDIA driver");
+  if (driver / 1000 < CUDART_VERSION / 1000)
+    fail(ErrorKind::unsupported, "the NVIDIA driver is for CUDA ", dotted(driver), ", this build needs one for CUDA ",
+         CUDART_VERSION / 1000, ".0 or later");
+}
+
+void require_device() {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0))
+    fail(ErrorKind::unsupported, "there is no GPU that CUDA sees (CUDA_VISIBLE_DEVICES may hide it)");
+  if (error != cudaSuccess) fail(ErrorKind::unsupported, "CUDA does not start: ", cudaGetErrorString(error));
+}
+
+}  // namespace
+}  // namespace neox
+
+extern "C" NEOX_API neox::Backend* neox_make_backend(int abi) {
+  if (abi != neox::kBackendAbi)
+    neox::fail(neox::ErrorKind::unsupported, "libneox_cuda.so is of another version than libneox.so (", neox::kBackendAbi, ", not ", abi,
+               "): install both together");
+  neox::require_driver();
+  neox::require_device();
+  return new neox::CudaBackend(0);
+}

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pinned host memory through which everything passes between host and device.
+#pragma once
+#include <array>
+#include <vector>
+
+#include "check.h"
+
+namespace neox::cuda {
+
+/// Uploads go through two areas in turn, so that one is filled while the other is sent. Downloads gather in one area until mark(), then in
+/// the next.
+class Staging {
+ public:
+  explicit Staging(cudaStream_t stream);
+  ~Staging();
+  Staging(const Staging&) = delete;
+
+  void upload(void* to, const void* from, size_t bytes);    // `from` may change once this returns
+  void download(void* to, const void* from, size_t bytes);  // `to` is whole after finish()
+  void finish();                                            // waits for the stream
+  uint64_t mark();
+  void wait(uint64_t mark);  // what was downloaded before the mark is whole then, whatever was enqueued after it
+
+ private:
+  static constexpr size_t kBytes = size_t(4) << 20;  // of each area
+  static constexpr size_t kGathers = 3;              // two marks, and what follows them
+  struct Pending {
+    void* to;
+    const void* from;
+    size_t bytes;
+  };
+  struct Gather {
+    char* area = nullptr;  // [kBytes]
+    size_t bytes = 0;
+    std::vector<Pending> pending;
+    cudaEvent_t there = nullptr;  // the mark that ends it
+  };
+  static void complete(Gather& gather);  // once its mark is reached
+  static void hand_over(Gather& gather);
+
+  const cudaStream_t stream_;
+  char* memory_ = nullptr;             // [2 + kGathers][kBytes]
+  std::array<cudaEvent_t, 2> sent_{};  // when an upload's area may be filled again
+  size_t half_ = 0;
+  std::array<Gather, kGathers> gathers_;
+  uint64_t marks_ = 0;  // made so far; the current gather is that of the next one
+};
+
+}  // namespace neox::cuda
