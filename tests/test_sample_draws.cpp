@@ -73,7 +73,7 @@ NEOX_SAME_BITS_TEST(DrawBits);
 
 TEST_P(Draws, HaveTheExactDistributionOfEveryFilterAndCombination) {
   for (size_t i = 0; i < kFilters.size(); i++) {
-    SampleCall call = many_positions(kLogits, row_of(kFilters[i]), 12500);
+    SampleCall call = many_positions(kLogits, row_of(kFilters[i]), 200000);
     call.limit = kFilters[i].limit, call.bans = kFilters[i].bans;
     const std::vector<double> p = reference::distribution(kLogits, call.rows[0], *call.limit, call.bans);
     expect_distribution(ids_of(sample(*backend_, call)), p, "filter " + std::to_string(i));
@@ -82,7 +82,7 @@ TEST_P(Draws, HaveTheExactDistributionOfEveryFilterAndCombination) {
 
 TEST_P(Draws, HaveTheExactDistributionOverSeedsAndOverIndices) {
   const std::vector<double> p = reference::distribution(kLogits, {.temperature = 1}, 17, {});
-  const SampleCall positions = many_positions(kLogits, {.seed_lo = 3, .temperature = 1}, 12500);
+  const SampleCall positions = many_positions(kLogits, {.seed_lo = 3, .temperature = 1}, 200000);
   for (auto member : {&SampleRow::seed_lo, &SampleRow::seed_hi}) {
     SampleCall call = positions;
     for (SampleRow& r : call.rows) r.*member = uint32_t(r.position), r.position = 40;
@@ -179,7 +179,7 @@ TEST_P(Draws, OfALargeVocabularyReachItsTail) {
 
 TEST_P(Draws, ExtremeTemperaturesComeToTheirLimits) {
   for (int32_t id : ids_of(sample(*backend_, many_positions(kLogits, {.temperature = 1e-6f}, 200)))) EXPECT_EQ(id, 8);
-  expect_distribution(ids_of(sample(*backend_, many_positions(kLogits, {.temperature = 1e6f}, 12500))), std::vector<double>(17, 1.0 / 17),
+  expect_distribution(ids_of(sample(*backend_, many_positions(kLogits, {.temperature = 1e6f}, 200000))), std::vector<double>(17, 1.0 / 17),
                       "hot");
 }
 
