@@ -6,7 +6,10 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <exception>
+#include <string>
 
+#include "base/check.h"
 #include "base/platform.h"
 
 namespace neox {
@@ -40,19 +43,27 @@ ThreadPool::ThreadPool(int threads) : size_(std::max(threads, 1)), usual_spins_(
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  for (int t = 1; t < size_; t++) threads_.emplace_back([this, t] { work(t); });
+  std::string failure;
+  try {
+    for (int t = 1; t < size_; t++) threads_.emplace_back([this, t] { work(t); });
+  } catch (const std::exception& e) { failure = e.what(); }
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (failure.empty()) return;
+  stop();
+  fail(ErrorKind::runtime, "cannot start ", size_, " threads, but ", threads_.size() + 1, ": ", failure);
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   stop_ = true;
   release(go_);
   for (auto& t : threads_) t.join();
 }
 
 void ThreadPool::work(int thread) {
-  for (int seen = 0;; seen++) {
-    wait_while(go_, seen, usual_spins_[size_t(thread)].value);
+  for (uint32_t seen = 0;; seen++) {  // wraps, as go_ does
+    wait_while(go_, int(seen), usual_spins_[size_t(thread)].value);
     if (stop_) return;
     call_(fn_, thread);
     barrier(thread);

@@ -11,7 +11,7 @@ namespace neox {
 /// A fixed set of threads that spin for a moment, then park. Work is cut by position and never stolen, so who computes what is fixed.
 class ThreadPool {
  public:
-  explicit ThreadPool(int threads);
+  explicit ThreadPool(int threads);  // throws Error(runtime) where the system does not give so many
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
 
@@ -39,6 +39,7 @@ class ThreadPool {
   using Call = void (*)(void*, int);
   void run(Call call, void* fn);
   void work(int thread);
+  void stop();
 
   struct alignas(64) Spins {
     float value = 200;

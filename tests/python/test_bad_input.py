@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options, prompts and parameters that are wrong are refused with what was expected and what was found, and the engine goes on."""
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +61,21 @@ def test_a_device_that_this_build_lacks_is_told_with_what_is_missing(folder_of):
         Engine(folder_of(TINY), device="cuda")
 
 
+MANY_THREADS = """
+import resource, sys
+from neoxnative import Engine
+used = next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmSize:"))
+resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20),) * 2)  # room for the stacks of some threads
+Engine(sys.argv[1], device="cpu", num_threads=500)
+"""
+
+
+def test_threads_that_the_system_does_not_give_are_an_error(folder_of):
+    done = subprocess.run([sys.executable, "-c", MANY_THREADS, folder_of(TINY)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1, done.stderr
+    assert re.search(r"RuntimeError: cannot start 500 threads, but \d+: ", done.stderr), done.stderr
+
+
 def test_a_broken_tokenizer_is_told_with_its_file(tmp_path):
     models.write(TINY, tmp_path)
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0"}')
@@ -70,7 +88,7 @@ def test_a_broken_tokenizer_is_told_with_its_file(tmp_path):
 
 @pytest.fixture(scope="module")
 def engine(folder_of):
-    return Engine(folder_of(TINY), num_threads=1, kv_cache_memory=4 * PAGE, max_logprobs=5)
+    return Engine(folder_of(TINY), device="cpu", num_threads=1, kv_cache_memory=4 * PAGE, max_logprobs=5)
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +218,7 @@ def test_params_beyond_this_engine_are_told_with_its_limit(usable, fields, messa
 
 
 def test_a_request_too_large_for_the_cache_is_told_with_the_pages(folder_of):
-    engine = Engine(folder_of(TINY), num_threads=1, kv_cache_memory=2 * PAGE)
+    engine = Engine(folder_of(TINY), device="cpu", num_threads=1, kv_cache_memory=2 * PAGE)
     with pytest.raises(ValueError, match="needs 3 pages of the KV cache for 33 tokens, but there are 2: raise kv_cache_memory"):
         engine.generate([1] * 30, SamplingParams(max_tokens=3))
     assert len(engine.generate([1] * 30, SamplingParams(max_tokens=2, ignore_eos=True))[0].outputs[0].token_ids) == 2
@@ -209,11 +227,6 @@ def test_a_request_too_large_for_the_cache_is_told_with_the_pages(folder_of):
 def test_text_that_is_no_unicode_is_told_with_its_place():
     with pytest.raises(ValueError, match=r"the prompt holds '\\udcff' at character 3, expected Unicode text without lone surrogates"):
         Engine(device="cpu", num_threads=1).generate("It \udcff")
-
-
-def test_as_many_params_as_prompts_or_one(usable):
-    with pytest.raises(ValueError, match="params has 2 entries for 3 prompts: expected one, or one for each prompt"):
-        usable.generate([[1]] * 3, [SamplingParams()] * 2)
 
 
 def test_the_refused_one_of_many_prompts_is_named_and_the_others_are_cancelled(usable):

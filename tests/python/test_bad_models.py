@@ -16,7 +16,7 @@ UP = PREFIX + "layers.1.mlp.dense_h_to_4h.weight"
 
 def refused(error, message, folder, **options):
     with pytest.raises(error, match=message):
-        Engine(folder, **{"dtype": "float32", "num_threads": 1, **options})
+        Engine(folder, **{"dtype": "float32", "device": "cpu", "num_threads": 1, **options})
 
 
 # Folders and config.json
