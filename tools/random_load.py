@@ -34,7 +34,9 @@ from neoxnative import Engine, SamplingParams
 
 LENGTH = 256  # positions of a request
 STEMS = [random.Random(i).choices(range(256), k=120) for i in range(4)]  # common beginnings of prompts
+NOBODY = 2**60  # an id that no request has
 PIECES = ["é", "e", "ab", "zz", "\n\n", "stop", "€", " ", "q", "<0>"]
+TEXTS = ["".join(random.Random(i).choices(PIECES, k=1 + i)) for i in range(40)]  # few, since a tokenizer remembers what it has seen
 
 
 def tiny_model(folder: Path) -> Path:
@@ -70,7 +72,7 @@ def options(rng: random.Random) -> dict:
 
 def random_prompt(rng: random.Random) -> list[int] | str:
     if rng.random() < 0.2:
-        return "".join(rng.choices(PIECES, k=rng.choice([1, 5, 30])))
+        return rng.choice(TEXTS)
     stem = rng.choice(STEMS)[: rng.choice([0, 16, 31, 32, 33, 64, 120])]
     return stem + rng.choices(range(256), k=rng.choice([1, 1, 2, 5, 20, 60]))
 
@@ -120,6 +122,7 @@ class Load:
         self.lock = threading.Lock()
         self.counts: Counter[str] = Counter()
         self.violations: list[str] = []
+        self.last_ended = NOBODY
         self.open: dict[int, list] = {}  # by submit: id -> [prompt, params, finished samples, text by sample]
         self.to_check: queue.Queue = queue.Queue(maxsize=16)
 
@@ -246,8 +249,8 @@ class Load:
                     prompt, params = random_prompt(rng), random_params(rng)
                     self.open[self.engine.submit(prompt, params)] = [prompt, params, set(), [""] * params.n]
                     self.counts["submitted"] += 1
-                victim = rng.choice(list(self.open)) if self.open and rng.random() < 0.2 else rng.randrange(10**6)
-            self.engine.cancel(victim)  # an open request, or one that has ended or never was
+                victim = rng.choice(list(self.open)) if self.open and rng.random() < 0.2 else rng.choice([self.last_ended, NOBODY])
+            self.engine.cancel(victim)
             time.sleep(0.05 if full else rng.choice([0, 0, 0.001, 0.02]))
 
     def serve(self) -> None:
@@ -262,6 +265,7 @@ class Load:
             entry = self.open.get(delta.request_id)
             if delta.finished:
                 self.open.pop(delta.request_id, None)
+                self.last_ended = delta.request_id
         self.expect(entry is not None, f"request {delta.request_id} goes on after its end")
         if entry is None:
             return
