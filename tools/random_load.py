@@ -13,7 +13,7 @@ With the engine built for AddressSanitizer, which Python has to be started with:
 
     pip install . -C cmake.define.NEOX_SANITIZE=address
     LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so)" \\
-    ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=16 python tools/random_load.py --minutes 20
+    ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=16:malloc_context_size=2 python tools/random_load.py --minutes 20
 """
 
 import argparse
