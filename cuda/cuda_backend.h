@@ -26,6 +26,7 @@ class CudaBackend final : public Backend {
   void synchronize() override;
   uint64_t mark() override;
   void wait(uint64_t mark) override;
+  std::unique_ptr<Replay> record(const std::function<void()>& body) override;
 
   DType activation_dtype(DType model) const override { return model; }
   size_t packed_bytes(int64_t outputs, int64_t inputs, DType dtype) const override;

@@ -30,7 +30,7 @@ __device__ Survey survey(const SampleArgs& a, const SampleRow& r, const float* l
       s.least = fminf(s.least, x[i]);
       const Key key = key_of(x[i], id + i);
       s.most = max(s.most, key);
-      if (id + i < a.limit && drawn.allowed(id + i)) s.allowed = max(s.allowed, key);
+      if (id + i < r.limit && drawn.allowed(id + i)) s.allowed = max(s.allowed, key);
     }
   });
   const auto join = [](const Survey& x, const Survey& y) {
@@ -103,14 +103,13 @@ __device__ void list_top(const SampleArgs& a, const SampleRow& r, const Survey& 
   const auto vocab = int32_t(a.logits.cols), n = min(r.top_n, vocab), k = int32_t(threadIdx.x);
   list({.logits = logits, .ids = vocab, .first = Key(ordered(s.least)) << 32, .end = s.most + 1}, n, sorted);
   if (k >= r.top_n) return;
-  const int64_t to = int64_t(blockIdx.x) * a.top_ld + k;
+  const int64_t to = int64_t(r.out) * a.top_ld + k;
   a.top_ids[to] = k < n ? id_of(sorted[k]) : -1;
   a.top_logprobs[to] = k < n ? float(double(logit_of(sorted[k])) - log_total) : -INFINITY;
 }
 
 /// The result of one row, for every thread.
-__device__ Sample sample_row(const SampleArgs& a, Key* sorted) {
-  const SampleRow r = a.rows[blockIdx.x];
+__device__ Sample sample_row(const SampleArgs& a, const SampleRow& r, Key* sorted) {
   const auto vocab = int32_t(a.logits.cols);
   const float* logits = static_cast<const float*>(a.logits.data) + (r.row - a.first) * a.logits.ld;
   const Survey s = survey(a, r, logits);
@@ -123,7 +122,7 @@ __device__ Sample sample_row(const SampleArgs& a, Key* sorted) {
   if (r.token < 0 && r.temperature > 0.f)
     // Relative to the most probable id that may be drawn, so that not all weights vanish where a banned one is far above.
     id = draw({.logits = logits,
-               .ids = min(a.limit, vocab),
+               .ids = min(r.limit, vocab),
                .bans = a.bans + r.bans_begin,
                .bans_end = a.bans + r.bans_end,
                .most = logit_of(s.allowed),
@@ -137,8 +136,10 @@ __device__ Sample sample_row(const SampleArgs& a, Key* sorted) {
 
 __global__ __launch_bounds__(kThreads) void sample_kernel(const __grid_constant__ SampleArgs a) {
   __shared__ Key sorted[kThreads];
-  const Sample sample = sample_row(a, sorted);
-  if (threadIdx.x == 0) a.out[blockIdx.x] = sample;
+  const SampleRow row = a.rows[blockIdx.x];
+  if (row.row < 0) return;
+  const Sample sample = sample_row(a, row, sorted);
+  if (threadIdx.x == 0) a.out[row.out] = sample;
 }
 
 }  // namespace

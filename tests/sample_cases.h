@@ -29,7 +29,8 @@ inline Sampled sample(Backend& backend, const SampleCall& call) {
   const size_t count = call.rows.size(), top = count * size_t(call.top_n);
   const DeviceMatrix device_logits(backend, logits, DType::f32, vocab % 3);
   std::vector<SampleRow> asked = call.rows;
-  for (SampleRow& row : asked) row.top_n = call.top_n;
+  for (size_t i = 0; i < count; i++)
+    asked[i].out = int32_t(i), asked[i].limit = call.limit.value_or(int32_t(vocab)), asked[i].top_n = call.top_n;
   const DeviceList<SampleRow> rows(backend, asked);
   const DeviceList<int32_t> bans(backend, call.bans), top_ids(backend, std::vector<int32_t>(top, -77));
   const DeviceList<float> top_logprobs(backend, std::vector<float>(top, NAN));
@@ -39,7 +40,6 @@ inline Sampled sample(Backend& backend, const SampleCall& call) {
   backend.sample({.logits = device_logits,
                   .rows = rows.data(),
                   .count = int32_t(count),
-                  .limit = call.limit.value_or(int32_t(vocab)),
                   .bans = bans.data(),
                   .out = out.data(),
                   .top_ld = call.top_n,

@@ -168,6 +168,13 @@ TEST_P(SampleOp, ARowMayBeNamedSeveralTimes) {
   for (size_t i = 0; i < 40; i++) EXPECT_EQ(got.rows[i].id, reference::ranking(call.logits[i % 3 == 0])[0]);
 }
 
+TEST_P(SampleOp, PaddingRowsWriteNothing) {
+  const Sampled got = sample(*backend_, {.logits = {{1.f, 3.f, 2.f}}, .rows = {{.row = -1}, {.row = 0}, {.row = -1}}, .limit = {}});
+  EXPECT_EQ(got.rows[0].id, -77);
+  EXPECT_EQ(got.rows[1].id, 1);
+  EXPECT_EQ(got.rows[2].id, -77);
+}
+
 TEST_P(SampleOp, NoRowsAreNoWork) { sample(*backend_, {.logits = {{1.f, 2.f}}, .rows = {}, .limit = {}}); }
 
 }  // namespace neox::test

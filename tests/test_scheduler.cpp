@@ -58,7 +58,7 @@ class FakeEngine {
     ASSERT_LE(plan.samples, limits_.samples());
     check_owners();
     if (plan.tokens > 0) {
-      buffer_.fill(plan);
+      buffer_.fill(plan, 50);
       run(next);
     }
     if (flying_) settle(*std::exchange(flying_, std::nullopt));
@@ -67,6 +67,7 @@ class FakeEngine {
     check_owners();
   }
   bool idle() const { return expected_.empty(); }
+  int64_t recorded() const { return recorded_; }  // steps of a recorded shape
   size_t open() const { return expected_.size(); }
 
  private:
@@ -80,8 +81,9 @@ class FakeEngine {
     for (int32_t i = 0; i < buffer_.copy_count(); i++)
       std::copy_n(memory_.begin() + pairs[2 * i] * kBlockSize, kBlockSize, memory_.begin() + pairs[2 * i + 1] * kBlockSize);
     const Step step = buffer_.step(buffer_.data());
-    ASSERT_EQ(step.seqs, int32_t(flight.plan.chunks.size()));
-    for (int32_t t = 0; t < step.tokens; t++)
+    ASSERT_GE(step.seqs, int32_t(flight.plan.chunks.size()));
+    check_padding(step, flight.plan);
+    for (int32_t t = 0; t < flight.plan.tokens; t++)
       memory_[size_t(step.slot[t])] = step.ids[t] < 0 ? ring_[size_t(-1 - step.ids[t])] : step.ids[t];
     auto at = size_t(flight.plan.slot * limits_.samples());
     for (const Chunk& c : flight.plan.chunks) {
@@ -89,6 +91,24 @@ class FakeEngine {
       at += size_t(c.scores);
       for (int32_t i = 0; i < c.draws; i++) ring_[at++] = next_token(flight.seen.back(), c.sequence->seed, c.sequence->index + i);
     }
+  }
+  /// What is past the real counts changes nothing, and what is within them is somewhere of its own.
+  void check_padding(const Step& step, const StepPlan& plan) {
+    recorded_ += buffer_.recorded() >= 0;
+    for (int32_t t = 0; t < step.tokens; t++) {
+      ASSERT_EQ(step.slot[t] < 0, t >= plan.tokens);
+      if (t >= plan.tokens) { ASSERT_EQ(step.ids[t], 0); }
+    }
+    const auto seqs = int32_t(plan.chunks.size());
+    for (int32_t s = 0; s < step.seqs; s++) ASSERT_EQ(step.q_start[s + 1] - step.q_start[s], s < seqs ? plan.chunks[size_t(s)].count : 0);
+    for (int32_t o = 0; o < step.outs; o++) ASSERT_LT(step.out_rows[o], plan.tokens);
+    const SampleRow* rows = buffer_.sample_rows(buffer_.data());
+    ASSERT_EQ(buffer_.samples(), plan.samples);
+    for (int32_t i = 0; i < buffer_.padded_samples(); i++) {
+      ASSERT_EQ(rows[i].row < 0, i >= plan.samples);
+      if (i < plan.samples) { ASSERT_EQ(rows[i].out, plan.slot * limits_.samples() + i); }
+    }
+    ASSERT_LE(buffer_.bytes(), buffer_.capacity());
   }
   std::vector<int32_t> read_back(const Step& step, int32_t seq) const {
     std::vector<int32_t> seen;
@@ -158,13 +178,16 @@ class FakeEngine {
   std::map<std::pair<uint64_t, int32_t>, int32_t> scores_;
   std::map<std::pair<uint64_t, int32_t>, std::vector<int32_t>> expected_;
   uint64_t requests_ = 0;
+  int64_t recorded_ = 0;
 };
 
-class SchedulerProperty : public testing::TestWithParam<std::tuple<bool, int32_t, bool>> {};
+class SchedulerProperty : public testing::TestWithParam<std::tuple<bool, int32_t, bool, bool>> {};
 
 TEST_P(SchedulerProperty, EveryRequestEndsWithTheTokensItWouldHaveHadAloneOverTenThousandRandomSteps) {
-  const auto [caching, blocks, ahead] = GetParam();
-  FakeEngine engine({.tokens = 40, .seqs = 9, .blocks_per_seq = 8, .block_size = kBlockSize, .vocab = 50}, blocks, caching, ahead);
+  const auto [caching, blocks, ahead, padded] = GetParam();
+  StepLimits limits{.tokens = padded ? 70 : 40, .seqs = 9, .blocks_per_seq = 8, .block_size = kBlockSize, .vocab = 50};
+  if (padded) limits.recorded = shapes_to_record(limits, 256);
+  FakeEngine engine(limits, blocks, caching, ahead);
   std::mt19937 random(uint32_t(blocks) + caching);
   auto draw = [&](int n) { return int(random() % unsigned(n)); };
   uint64_t newest = 0;
@@ -179,12 +202,13 @@ TEST_P(SchedulerProperty, EveryRequestEndsWithTheTokensItWouldHaveHadAloneOverTe
   }
   for (int i = 0; i < 10000 && !engine.idle() && !testing::Test::HasFatalFailure(); i++) engine.step();
   EXPECT_TRUE(engine.idle()) << engine.open() << " requests never ended";
+  EXPECT_EQ(engine.recorded() > 1000, padded);
   if (blocks < 20) { EXPECT_GT(engine.scheduler.preemptions(), 100) << "the test should have pressed for pages"; }
   if (caching) { EXPECT_GT(engine.scheduler.tokens_cached(), 1000) << "the test should have hit the cache"; }
 }
 
-INSTANTIATE_TEST_SUITE_P(CachingPagesAhead, SchedulerProperty,
-                         testing::Combine(testing::Bool(), testing::Values(8, 12, 40, 200), testing::Bool()));
+INSTANTIATE_TEST_SUITE_P(CachingPagesAheadPadded, SchedulerProperty,
+                         testing::Combine(testing::Bool(), testing::Values(8, 12, 40, 200), testing::Bool(), testing::Bool()));
 
 }  // namespace
 }  // namespace neox::test

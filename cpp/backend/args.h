@@ -28,7 +28,8 @@ struct Rope {
   int32_t half = 0;                // element i < half is rotated with element i + half
 };
 
-/// What changes between steps: launch bounds, and pointers into the one StepBuffer.
+/// What changes between steps: launch bounds, and pointers into the one StepBuffer. A recorded step may have room for more than is there:
+/// padding has id and pos 0, slot -1, no rows in its sequence, kv_len 0, out row 0, and a SampleRow::row of -1.
 struct Step {
   int32_t tokens = 0, seqs = 0, outs = 0;
   int32_t max_q = 0, max_kv = 0;     // longest query chunk and longest KV of a sequence
@@ -78,7 +79,9 @@ struct CopyBlocksArgs {
 
 /// How one output row is sampled, or which given token is scored.
 struct SampleRow {
-  int32_t row = 0;     // out row; a row may be named several times
+  int32_t row = 0;     // out row; a row may be named several times; -1 = padding, nothing is done
+  int32_t out = 0;     // where in SampleArgs::out the result goes
+  int32_t limit = 0;   // ids >= limit are banned
   int32_t token = -1;  // >= 0: not drawn, its log-prob and rank are asked
   uint32_t seed_lo = 0, seed_hi = 0;
   int32_t index = 0;        // of the sample within its request
@@ -106,12 +109,11 @@ struct SampleArgs {
   Tensor logits;          // [rows, vocab] f32, only read; its first row is out row `first`
   const SampleRow* rows;  // [count]
   int32_t count;
-  int32_t limit;        // ids >= limit are banned
   const int32_t* bans;  // ids banned in single rows
-  Sample* out;          // [count]
+  Sample* out;          // [every SampleRow::out]
   int32_t top_ld;       // room for each row's top ids
-  int32_t* top_ids;     // [count, top_ld] of which each row's top_n are written, but for flagged rows; -1 past the vocabulary
-  float* top_logprobs;  // [count, top_ld]
+  int32_t* top_ids;     // [every SampleRow::out, top_ld] of which top_n are written, but for flagged rows; -1 past the vocabulary
+  float* top_logprobs;  // as top_ids
   int32_t first = 0;
 };
 

@@ -9,6 +9,7 @@
 namespace neox {
 
 Backend::~Backend() = default;
+Replay::~Replay() = default;
 
 static std::string build_line(const std::string& part) {
   for (const std::string& line : build_info())

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <memory>
 #include <string>
@@ -15,6 +16,13 @@ namespace neox {
 /// What the largest step needs room for.
 struct Bounds {
   int32_t tokens, kv, heads, head_dim, vocab;  // kv: positions of one sequence
+};
+
+/// Ops that were recorded, to be run again with what their buffers hold then.
+class NEOX_API Replay {
+ public:
+  virtual ~Replay();
+  virtual void run() = 0;
 };
 
 /// A device's memory and ops. An op never allocates, never waits, and keeps no state between calls; ops run in call order.
@@ -34,6 +42,8 @@ class NEOX_API Backend {
   /// This place in the order of ops and copies; wait() makes whole what was downloaded before it, whatever runs after it. Two may be open.
   virtual uint64_t mark() = 0;
   virtual void wait(uint64_t mark) = 0;
+  /// Records the ops that body calls instead of running them; null where calling them costs no more than a replay would.
+  virtual std::unique_ptr<Replay> record(const std::function<void()>& body) = 0;
 
   virtual DType activation_dtype(DType model) const = 0;  // of the operands of linear and attention
   virtual size_t packed_bytes(int64_t outputs, int64_t inputs, DType dtype) const = 0;
@@ -60,6 +70,6 @@ struct BackendConfig {
 std::unique_ptr<Backend> make_backend(const BackendConfig& config);
 
 /// A backend that lives in a plugin exports `extern "C" neox::Backend* neox_make_backend(int abi)`.
-constexpr int kBackendAbi = 1;
+constexpr int kBackendAbi = 2;
 
 }  // namespace neox

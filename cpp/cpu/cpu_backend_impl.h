@@ -23,6 +23,7 @@ class CpuBackend final : public Backend {
   void synchronize() override {}
   uint64_t mark() override { return 0; }
   void wait(uint64_t) override {}
+  std::unique_ptr<Replay> record(const std::function<void()>&) override { return nullptr; }
 
   DType activation_dtype(DType) const override { return DType::f32; }
   size_t packed_bytes(int64_t outputs, int64_t inputs, DType dtype) const override;

@@ -13,12 +13,12 @@ namespace neox {
 namespace {
 
 bool banned(const SampleArgs& a, const SampleRow& r, int32_t id) {
-  return id >= a.limit || std::find(a.bans + r.bans_begin, a.bans + r.bans_end, id) != a.bans + r.bans_end;
+  return id >= r.limit || std::find(a.bans + r.bans_begin, a.bans + r.bans_end, id) != a.bans + r.bans_end;
 }
 
 int32_t most_probable(const SampleArgs& a, const SampleRow& r, const float* logits) {  // -1 if all are banned
   int32_t best = -1;
-  const int32_t n = int32_t(std::min<int64_t>(a.limit, a.logits.cols));
+  const int32_t n = int32_t(std::min<int64_t>(r.limit, a.logits.cols));
   for (int32_t id = 0; id < n; id++)
     if ((best < 0 || logits[id] > logits[best]) && (r.bans_begin == r.bans_end || !banned(a, r, id))) best = id;
   return best;
@@ -57,7 +57,7 @@ int32_t race(const SampleRow& r, const std::vector<int32_t>& ids, const float* w
 void filter(const SampleArgs& a, const SampleRow& r, const float* logits, const float* weight, std::vector<int32_t>& ids) {
   const auto by_rank = [&](int32_t x, int32_t y) { return logits[x] != logits[y] ? logits[x] > logits[y] : x < y; };
   ids.clear();
-  const int32_t n = int32_t(std::min<int64_t>(a.limit, a.logits.cols));
+  const int32_t n = int32_t(std::min<int64_t>(r.limit, a.logits.cols));
   for (int32_t id = 0; id < n; id++)
     if (r.bans_begin == r.bans_end || !banned(a, r, id)) ids.push_back(id);
   if (r.top_k > 0 && size_t(r.top_k) < ids.size()) {
@@ -84,16 +84,16 @@ void filter(const SampleArgs& a, const SampleRow& r, const float* logits, const 
   }
 }
 
-void list_top(const SampleArgs& a, const float* logits, double log_total, int32_t i, std::vector<int32_t>& ids) {
+void list_top(const SampleArgs& a, const SampleRow& r, const float* logits, double log_total, std::vector<int32_t>& ids) {
   ids.resize(size_t(a.logits.cols));
   for (size_t id = 0; id < ids.size(); id++) ids[id] = int32_t(id);
-  const int32_t top_n = a.rows[i].top_n;
-  const auto n = std::min<ptrdiff_t>(top_n, ptrdiff_t(ids.size()));
+  const auto n = std::min<ptrdiff_t>(r.top_n, ptrdiff_t(ids.size()));
   std::partial_sort(ids.begin(), ids.begin() + n, ids.end(),
                     [&](int32_t x, int32_t y) { return logits[x] != logits[y] ? logits[x] > logits[y] : x < y; });
-  for (ptrdiff_t k = 0; k < top_n; k++) {
-    a.top_ids[i * a.top_ld + k] = k < n ? ids[size_t(k)] : -1;
-    a.top_logprobs[i * a.top_ld + k] = k < n ? float(logits[ids[size_t(k)]] - log_total) : -std::numeric_limits<float>::infinity();
+  for (ptrdiff_t k = 0; k < r.top_n; k++) {
+    const int64_t to = int64_t(r.out) * a.top_ld + k;
+    a.top_ids[to] = k < n ? ids[size_t(k)] : -1;
+    a.top_logprobs[to] = k < n ? float(logits[ids[size_t(k)]] - log_total) : -std::numeric_limits<float>::infinity();
   }
 }
 
@@ -101,9 +101,10 @@ void list_top(const SampleArgs& a, const float* logits, double log_total, int32_
 
 void CpuBackend::sample_row(const SampleArgs& a, int32_t i, Scratch& scratch) const {
   const SampleRow& r = a.rows[i];
+  if (r.row < 0) return;
   const float* logits = a.logits.row(r.row - a.first);
   const int64_t vocab = a.logits.cols;
-  Sample& out = a.out[i];
+  Sample& out = a.out[r.out];
   out = {};
   float most;
   if (!kernels_.largest(logits, vocab, &most)) {
@@ -111,7 +112,7 @@ void CpuBackend::sample_row(const SampleArgs& a, int32_t i, Scratch& scratch) co
     return;
   }
   const double log_total = double(most) + std::log(kernels_.exp_all(logits, vocab, most, 1.f, nullptr));
-  if (r.top_n > 0) list_top(a, logits, log_total, i, scratch.ids);
+  if (r.top_n > 0) list_top(a, r, logits, log_total, scratch.ids);
   int32_t id = r.token;
   if (id < 0) id = most_probable(a, r, logits);
   if (id < 0) {

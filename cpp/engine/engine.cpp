@@ -114,9 +114,9 @@ void Engine::Impl::step(std::vector<Delta>& deltas) {
     read_inbox(deltas);
     StepPlan plan = scheduler.schedule(flying ? 1 - flying->slot : 0);
     const int32_t tokens = plan.tokens;
-    if (tokens > 0) buffer.fill(plan);
+    if (tokens > 0) buffer.fill(plan, limit);
     const auto planned = Clock::now();
-    if (tokens > 0) executor.enqueue(buffer, plan.slot, limit);
+    if (tokens > 0) executor.enqueue(buffer);
     if (flying) settle(*std::exchange(flying, std::nullopt), deltas);
     if (tokens > 0 && async) flying = std::move(plan);
     else if (tokens > 0) settle(plan, deltas);

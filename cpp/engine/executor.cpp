@@ -21,7 +21,10 @@ Executor::Executor(EngineConfig& config, std::vector<std::string>& warnings) : m
                      .head_dim = model_config_.head_dim(),
                      .vocab = model_config_.vocab_size});
   arena_ = std::make_unique<Arena>(*backend_);
-  activations_ = make_activations(*arena_, model_config_, backend_->activation_dtype(dtype_named(config.dtype)), limits_.tokens);
+  const int32_t logit_rows = on_gpu() ? 256 : 64;
+  activations_ =
+      make_activations(*arena_, model_config_, backend_->activation_dtype(dtype_named(config.dtype)), limits_.tokens, logit_rows);
+  if (on_gpu()) limits_.recorded = shapes_to_record(limits_, logit_rows);
   make_buffers(config);
   make_cache(config, dtype_named(config.kv_cache_dtype, "kv_cache_dtype"));  // last: it may take what is left
   const int32_t layers = model_config_.num_hidden_layers;
@@ -33,6 +36,7 @@ Executor::Executor(EngineConfig& config, std::vector<std::string>& warnings) : m
                                                 .kv = kv_->layers(),
                                                 .activations = activations_,
                                                 .stage = {.first_layer = 0, .last_layer = layers, .layers = layers}});
+  if (config.record_steps) record_steps();
 }
 
 void Executor::make_buffers(const EngineConfig& config) {
@@ -90,63 +94,76 @@ void Executor::make_cache(EngineConfig& c, DType dtype) {
   kv_ = std::make_unique<KvCache>(*backend_, shape, model_config_.num_hidden_layers, num_blocks_);
 }
 
-Executor::Slot Executor::slot(int32_t index) const {
-  const int64_t first = int64_t(index) * limits_.samples();
-  return {.samples = samples_.data<Sample>() + first,
-          .top_ids = top_ids_.data<int32_t>() + first * max_logprobs_,
-          .top_logprobs = top_logprobs_.data<float>() + first * max_logprobs_};
-}
-
 /// Samples those rows from the done-th on whose out rows are among these logits; returns how many are done then.
-int32_t Executor::sample(const StepBuffer& buffer, const Slot& slot, const Tensor& logits, int32_t first, int32_t done, int32_t limit) {
+int32_t Executor::sample(const StepBuffer& buffer, const Tensor& logits, int32_t first, int32_t done) {
   const SampleRow* rows = buffer.sample_rows(buffer.data());  // on the host, to see which they are
   const auto* base = step_buffer_.data<const int32_t>();
   int32_t end = done;
-  while (end < buffer.samples() && rows[end].row < first + logits.rows) end++;
-  const int32_t ld = buffer.top_n();
+  while (end < buffer.padded_samples() && rows[end].row < first + logits.rows) end++;
   if (end > done)
     backend_->sample({.logits = logits,
                       .rows = buffer.sample_rows(base) + done,
                       .count = end - done,
-                      .limit = limit,
                       .bans = buffer.bans(base),
-                      .out = slot.samples + done,
-                      .top_ld = ld,
-                      .top_ids = slot.top_ids + int64_t(done) * ld,
-                      .top_logprobs = slot.top_logprobs + int64_t(done) * ld,
+                      .out = samples_.data<Sample>(),
+                      .top_ld = max_logprobs_,
+                      .top_ids = top_ids_.data<int32_t>(),
+                      .top_logprobs = top_logprobs_.data<float>(),
                       .first = first});
   return end;
 }
 
-void Executor::enqueue(const StepBuffer& buffer, int32_t slot_index, int32_t limit) {
-  Backend& be = *backend_;
-  be.upload(step_buffer_.data(), buffer.data(), buffer.bytes());
-  const auto* base = step_buffer_.data<const int32_t>();
-  const Step step = buffer.step(base);
-  const Slot slot = this->slot(slot_index);
-  for (const KvPages& layer : kv_->layers())
-    if (buffer.copy_count() > 0) be.copy_blocks({.kv = layer, .pairs = buffer.copies(base), .count = buffer.copy_count()});
+/// All ops of a step that lies in the device's step buffer.
+void Executor::run(const StepBuffer& buffer) {
+  const Step step = buffer.step(step_buffer_.data<const int32_t>());
   model_->forward(step, samples_.data<Sample>());
-
   auto sink = buffer.sinks().begin();
   int32_t done = 0;
   for (int32_t first = 0, count; first < step.outs; first += count) {
-    count = std::min(kLogitRows, step.outs - first);
+    count = std::min(model_->logit_rows(), step.outs - first);
     const Tensor logits = model_->logits(step, first, count);
-    done = sample(buffer, slot, logits, first, done, limit);
+    done = sample(buffer, logits, first, done);
     for (; sink != buffer.sinks().end() && sink->out_row < first + count; ++sink)
-      be.download(sink->to, logits.row(sink->out_row - first), size_t(logits.cols) * sizeof(float));
+      backend_->download(sink->to, logits.row(sink->out_row - first), size_t(logits.cols) * sizeof(float));
   }
-  Result& result = results_[slot_index];
-  const auto samples = size_t(buffer.samples()), top = samples * size_t(buffer.top_n());
-  result.top_n = buffer.top_n();
+}
+
+void Executor::record_steps() {
+  StepBuffer buffer(limits_, {});
+  for (int32_t i = 0; i < int32_t(limits_.recorded.size()); i++) {
+    buffer.fill_padding(i);
+    backend_->upload(step_buffer_.data(), buffer.data(), buffer.bytes());
+    run(buffer);  // so that what an op makes at its first use is there
+    replays_.push_back(backend_->record([&] { run(buffer); }));
+  }
+  backend_->synchronize();
+}
+
+void Executor::enqueue(const StepBuffer& buffer) {
+  Backend& be = *backend_;
+  be.upload(step_buffer_.data(), buffer.data(), buffer.bytes());
+  const int32_t* copies = buffer.copies(step_buffer_.data<const int32_t>());
+  for (const KvPages& layer : kv_->layers())
+    if (buffer.copy_count() > 0) be.copy_blocks({.kv = layer, .pairs = copies, .count = buffer.copy_count()});
+  const int32_t recorded = buffer.recorded();
+  if (recorded >= 0 && !replays_.empty()) replays_[size_t(recorded)]->run();
+  else run(buffer);
+  download(buffer);
+}
+
+void Executor::download(const StepBuffer& buffer) {
+  Result& result = results_[buffer.ring_slot()];
+  const int64_t first = int64_t(buffer.ring_slot()) * limits_.samples();
+  const auto samples = size_t(buffer.samples());
+  result.top_ld = buffer.top_n() > 0 ? max_logprobs_ : 0;
+  const size_t top = samples * size_t(result.top_ld);
   result.samples.resize(samples), result.top_ids.resize(top), result.top_logprobs.resize(top);
-  be.download(result.samples.data(), slot.samples, samples * sizeof(Sample));
+  backend_->download(result.samples.data(), samples_.data<Sample>() + first, samples * sizeof(Sample));
   if (top > 0) {
-    be.download(result.top_ids.data(), slot.top_ids, top * sizeof(int32_t));
-    be.download(result.top_logprobs.data(), slot.top_logprobs, top * sizeof(float));
+    backend_->download(result.top_ids.data(), top_ids_.data<int32_t>() + first * max_logprobs_, top * sizeof(int32_t));
+    backend_->download(result.top_logprobs.data(), top_logprobs_.data<float>() + first * max_logprobs_, top * sizeof(float));
   }
-  marks_[slot_index] = be.mark();
+  marks_[buffer.ring_slot()] = backend_->mark();
 }
 
 const Executor::Result& Executor::collect(int32_t slot_index) {
@@ -167,12 +184,14 @@ std::string Executor::locate_non_finite(const Sequence& sequence, int32_t length
       if (!std::all_of(row.begin(), row.end(), [](float v) { return std::isfinite(v); })) where = layer;
     }
   };
-  StepBuffer buffer(limits_, {});
+  StepLimits exact = limits_;
+  exact.recorded.clear();
+  StepBuffer buffer(exact, {});
   for (int32_t start = 0, count; start < length; start += count) {
     count = std::min(limits_.tokens, length - start);
-    StepPlan plan;
+    StepPlan plan{.copies = {}, .chunks = {}, .tokens = count};
     plan.chunks.push_back({.sequence = copy, .preemptions = 0, .start = start, .count = count, .first_score = 0, .scores = 0, .draws = 0});
-    buffer.fill(plan);
+    buffer.fill(plan, 0);
     backend_->upload(step_buffer_.data(), buffer.data(), buffer.bytes());
     model_->forward(buffer.step(step_buffer_.data<const int32_t>()), samples_.data<Sample>(), probe);
   }

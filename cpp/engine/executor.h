@@ -21,13 +21,13 @@ class Executor {
 
   struct Result {  // in the order of the plan's samples
     std::vector<Sample> samples;
-    int32_t top_n = 0;  // room for each sample's most probable ids
+    int32_t top_ld = 0;  // room for each sample's most probable ids; 0 if none were asked for
     std::vector<int32_t> top_ids;
     std::vector<float> top_logprobs;
   };
-  /// Starts a step, whose samples go to `slot` of the ring. Ids >= limit are banned. `buffer` may change once this returns.
-  void enqueue(const StepBuffer& buffer, int32_t slot, int32_t limit);
-  /// What the step of that slot drew, once it has run; valid until the slot is used again.
+  /// Starts a step. `buffer` may change once this returns.
+  void enqueue(const StepBuffer& buffer);
+  /// What the step of that slot of the ring drew, once it has run; valid until the slot is used again.
   const Result& collect(int32_t slot);
   /// Runs the first `length` positions of a sequence again, on its own pages, and names the place where a number first was NaN or infinite.
   std::string locate_non_finite(const Sequence& sequence, int32_t length);
@@ -45,14 +45,10 @@ class Executor {
   void make_cache(EngineConfig& config, DType dtype);
   void make_buffers(const EngineConfig& config);
   bool on_gpu() const { return backend_->name() == "cuda"; }
-  /// The ring's parts of one slot.
-  struct Slot {
-    Sample* samples;
-    int32_t* top_ids;
-    float* top_logprobs;
-  };
-  Slot slot(int32_t index) const;
-  int32_t sample(const StepBuffer& buffer, const Slot& slot, const Tensor& logits, int32_t first, int32_t done, int32_t limit);
+  void record_steps();
+  void run(const StepBuffer& buffer);
+  void download(const StepBuffer& buffer);
+  int32_t sample(const StepBuffer& buffer, const Tensor& logits, int32_t first, int32_t done);
 
   ModelConfig model_config_;
   std::unique_ptr<Backend> backend_;  // outlives all that follows
@@ -62,6 +58,7 @@ class Executor {
   Activations activations_;
   SoloCommunicator tensor_parallel_, pipeline_;
   std::unique_ptr<Model> model_;
+  std::vector<std::unique_ptr<Replay>> replays_;  // [limits_.recorded], or none
   StepLimits limits_{};
   Buffer step_buffer_;             // the block on the device
   Buffer samples_;                 // [kSlots, samples] Sample on the device: the ring

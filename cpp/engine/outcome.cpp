@@ -89,7 +89,7 @@ void Engine::Impl::fail_request(Sequence& s, const Error& why, std::vector<Delta
 
 static TokenLogprob token_logprob(const Executor::Result& r, size_t i, int32_t id, int32_t top_n) {
   TokenLogprob out{.id = id, .logprob = r.samples[i].logprob, .rank = r.samples[i].rank, .top = {}};
-  for (size_t k = i * size_t(r.top_n); k < i * size_t(r.top_n) + size_t(std::max(top_n, 0)); k++)
+  for (size_t k = i * size_t(r.top_ld); k < i * size_t(r.top_ld) + size_t(std::max(top_n, 0)); k++)
     if (r.top_ids[k] >= 0) out.top.emplace_back(r.top_ids[k], r.top_logprobs[k]);
   return out;
 }

@@ -9,45 +9,105 @@ namespace neox {
 static_assert(sizeof(SampleRow) % sizeof(int32_t) == 0 && alignof(SampleRow) == alignof(int32_t));
 constexpr int32_t kSampleWords = sizeof(SampleRow) / sizeof(int32_t);
 
-StepBuffer::StepBuffer(const StepLimits& l, const std::vector<int32_t>& eos) : limits_(l), eos_(eos) {
+bool StepShape::holds(const StepShape& s) const {
+  return tokens >= s.tokens && seqs >= s.seqs && outs >= s.outs && samples >= s.samples && max_q >= s.max_q && max_kv >= s.max_kv;
+}
+
+std::vector<StepShape> shapes_to_record(const StepLimits& limits, int32_t logit_rows) {
+  std::vector<StepShape> shapes;
+  const int32_t most = std::min({limits.seqs, logit_rows, 256}), max_kv = limits.largest().max_kv;
+  for (int32_t n = 1, last = 0; last < most; n += n < 8 ? n : n < 64 ? 8 : n < 128 ? 16 : 32) {
+    last = std::min(n, most);
+    shapes.push_back({.tokens = last, .seqs = last, .outs = last, .samples = last, .max_q = 1, .max_kv = max_kv});
+  }
+  for (int32_t tokens = 64; tokens <= std::min(limits.tokens, 512); tokens += 64) {
+    const int32_t seqs = std::min(tokens, most);
+    shapes.push_back({.tokens = tokens, .seqs = seqs, .outs = seqs, .samples = seqs, .max_q = tokens, .max_kv = max_kv});
+  }
+  return shapes;
+}
+
+StepBuffer::Offsets StepBuffer::place(const StepShape& s, int32_t blocks_per_seq) {
   int32_t end = kHeaderWords;
-  auto place = [&](int32_t words) {
+  auto list = [&](int32_t words) {
     const int32_t at = end;
     end = (end + words + 15) / 16 * 16;
     return at;
   };
-  at_ = {.ids = place(l.tokens),
-         .pos = place(l.tokens),
-         .slot = place(l.tokens),
-         .q_start = place(l.seqs + 1),
-         .kv_len = place(l.seqs),
-         .out_rows = place(l.outs()),
-         .samples = place(l.samples() * kSampleWords),
-         .bans = place(l.bans()),
-         .copies = place(2 * l.copies()),
-         .blocks = place(l.seqs * l.blocks_per_seq),
-         .end = end};
-  words_.resize(size_t(end));
+  return {.ids = list(s.tokens),
+          .pos = list(s.tokens),
+          .slot = list(s.tokens),
+          .q_start = list(s.seqs + 1),
+          .kv_len = list(s.seqs),
+          .out_rows = list(s.outs),
+          .samples = list(s.samples * kSampleWords),
+          .blocks = list(s.seqs * blocks_per_seq),
+          .bans = list(s.seqs * kMaxBansPerSeq),
+          .end = end};
 }
 
-void StepBuffer::fill(const StepPlan& plan) {
+StepBuffer::StepBuffer(const StepLimits& limits, const std::vector<int32_t>& eos) : limits_(limits), eos_(eos) {
+  const int32_t copies = 2 * limits.samples();  // a pair for each sample that branches off
+  words_.resize(size_t(place(limits.largest(), limits.blocks_per_seq).end + copies));
+}
+
+void StepBuffer::begin(const StepShape& s, int32_t recorded) {
   std::fill(words_.begin(), words_.begin() + kHeaderWords, 0);
+  words_[kTokens] = s.tokens, words_[kSeqs] = s.seqs, words_[kOuts] = s.outs, words_[kSamples] = s.samples;
+  words_[kMaxQ] = s.max_q, words_[kMaxKv] = s.max_kv;
+  words_[kRecorded] = recorded;
+  at_ = place(s, limits_.blocks_per_seq);
+  used_ = {};
   sinks_.clear();
-  bans_used_ = 0;
-  assert(int32_t(plan.copies.size()) <= limits_.copies());
-  for (const auto& [from, to] : plan.copies) {
-    int32_t* pair = list(at_.copies) + 2 * words_[kCopies]++;
-    pair[0] = from, pair[1] = to;
+}
+
+void StepBuffer::fill(const StepPlan& plan, int32_t limit) {
+  StepShape shape{.tokens = plan.tokens, .seqs = int32_t(plan.chunks.size()), .samples = plan.samples};
+  bool plain = true;
+  for (const Chunk& c : plan.chunks) {
+    shape.outs += c.outs();
+    shape.max_q = std::max(shape.max_q, c.count), shape.max_kv = std::max(shape.max_kv, c.start + c.count);
+    plain = plain && !c.sequence->logits_out;  // else logits are taken out between the ops
   }
+  const auto& known = limits_.recorded;
+  const auto found = std::find_if(known.begin(), known.end(), [&](const StepShape& room) { return plain && room.holds(shape); });
+  if (found == known.end()) begin(shape, -1);
+  else begin(*found, int32_t(found - known.begin()));
+  limit_ = limit;
+  words_[kRingSlot] = plan.slot;
   for (const Chunk& chunk : plan.chunks) add(chunk);
-  list(at_.q_start)[words_[kSeqs]] = words_[kTokens];
-  used_ = at_.blocks + words_[kSeqs] * limits_.blocks_per_seq;
+  pad();
+  add_copies(plan);
+}
+
+void StepBuffer::fill_padding(int32_t recorded) {
+  begin(limits_.recorded[size_t(recorded)], recorded);
+  pad();
+  add_copies({});
+}
+
+void StepBuffer::pad() {
+  for (int32_t i = used_.tokens; i < words_[kTokens]; i++) list(at_.ids)[i] = 0, list(at_.pos)[i] = 0, list(at_.slot)[i] = -1;
+  for (int32_t i = used_.seqs; i < words_[kSeqs]; i++) list(at_.kv_len)[i] = 0;
+  for (int32_t i = used_.seqs; i <= words_[kSeqs]; i++) list(at_.q_start)[i] = used_.tokens;
+  for (int32_t i = used_.outs; i < words_[kOuts]; i++) list(at_.out_rows)[i] = 0;
+  auto* rows = reinterpret_cast<SampleRow*>(list(at_.samples));
+  std::fill(rows + used_.samples, rows + words_[kSamples], SampleRow{.row = -1});
+  words_[kRealSamples] = used_.samples;
+}
+
+void StepBuffer::add_copies(const StepPlan& plan) {
+  int32_t at = words_[kCopiesAt] = at_.bans + used_.bans;
+  assert(at + 2 * plan.copies.size() <= words_.size());
+  for (const auto& [from, to] : plan.copies) words_[size_t(at++)] = from, words_[size_t(at++)] = to;
+  words_[kCopies] = int32_t(plan.copies.size());
+  words_[kUsed] = at;
 }
 
 void StepBuffer::add(const Chunk& c) {
   const Sequence& s = *c.sequence;
-  const int32_t token = words_[kTokens], seq = words_[kSeqs];
-  assert(token + c.count <= limits_.tokens && seq < limits_.seqs && s.table.size() <= limits_.blocks_per_seq);
+  const int32_t token = used_.tokens, seq = used_.seqs;
+  assert(token + c.count <= words_[kTokens] && seq < words_[kSeqs] && s.table.size() <= limits_.blocks_per_seq);
   list(at_.q_start)[seq] = token;
   list(at_.kv_len)[seq] = c.start + c.count;
   std::copy(s.table.blocks.begin(), s.table.blocks.end(), list(at_.blocks) + seq * limits_.blocks_per_seq);
@@ -64,19 +124,19 @@ void StepBuffer::add(const Chunk& c) {
     const int32_t out_row = add_out(token + c.count - 1);
     for (int32_t i = 0; i < c.draws; i++) add_draw(c, s.index + i, out_row);
   }
-  words_[kTokens] += c.count, words_[kSeqs]++;
-  words_[kMaxQ] = std::max(words_[kMaxQ], c.count), words_[kMaxKv] = std::max(words_[kMaxKv], c.start + c.count);
+  used_.tokens += c.count, used_.seqs++;
 }
 
 int32_t StepBuffer::add_out(int32_t token_row) {
-  assert(words_[kOuts] < limits_.outs());
-  list(at_.out_rows)[words_[kOuts]] = token_row;
-  return words_[kOuts]++;
+  assert(used_.outs < words_[kOuts]);
+  list(at_.out_rows)[used_.outs] = token_row;
+  return used_.outs++;
 }
 
-void StepBuffer::add_sample(const SampleRow& row) {
-  assert(words_[kSamples] < limits_.samples());
-  reinterpret_cast<SampleRow*>(list(at_.samples))[words_[kSamples]++] = row;
+void StepBuffer::add_sample(SampleRow row) {
+  assert(used_.samples < words_[kSamples]);
+  row.out = words_[kRingSlot] * limits_.samples() + used_.samples, row.limit = limit_;
+  reinterpret_cast<SampleRow*>(list(at_.samples))[used_.samples++] = row;
   words_[kTopN] = std::max(words_[kTopN], row.top_n);
 }
 
@@ -98,16 +158,16 @@ void StepBuffer::add_draw(const Chunk& c, int32_t index, int32_t out_row) {
                 .min_p = p.min_p,
                 .top_k = p.top_k,
                 .top_n = std::max(p.logprobs, 0)};
-  row.bans_begin = bans_used_;
+  row.bans_begin = used_.bans;
   if (generated < p.min_tokens && index == s.index) {
-    auto ban = [&](int32_t id) { list(at_.bans)[bans_used_++] = id; };
+    auto ban = [&](int32_t id) { list(at_.bans)[used_.bans++] = id; };
     if (!p.ignore_eos) std::for_each(eos_.begin(), eos_.end(), ban);
     std::for_each(p.stop_token_ids.begin(), p.stop_token_ids.end(), ban);
-    assert(bans_used_ <= limits_.bans());
+    assert(used_.bans <= words_[kSeqs] * kMaxBansPerSeq);
   } else if (generated < p.min_tokens) {  // a sample that branches off here: the same bans
-    row.bans_begin = sample_rows(words_.data())[words_[kSamples] - 1].bans_begin;
+    row.bans_begin = sample_rows(words_.data())[used_.samples - 1].bans_begin;
   }
-  row.bans_end = bans_used_;
+  row.bans_end = used_.bans;
   add_sample(row);
 }
 

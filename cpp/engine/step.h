@@ -17,6 +17,7 @@ struct Chunk {
   int32_t first_score, scores;  // prompt tokens whose log-probs this chunk gives
   int32_t draws;  // new tokens, at position start + count: one, or one for each sample where a prompt ends; 0 in the middle of a prompt
   int32_t samples() const { return scores + draws; }
+  int32_t outs() const { return sequence->logits_out ? count : scores + (draws > 0); }
 };
 struct StepPlan {
   std::vector<std::pair<int32_t, int32_t>> copies;  // pages to copy before anything else: from, to
@@ -29,33 +30,50 @@ constexpr int32_t kSlots = 2;           // steps whose samples the device keeps:
 constexpr int32_t kMaxSamples = 256;    // SamplingParams::n
 constexpr int32_t kMaxBansPerSeq = 32;  // EOS and stop ids that min_tokens may have to ban
 
+/// How many of each a step has, or a recorded step has room for.
+struct StepShape {
+  int32_t tokens = 0, seqs = 0, outs = 0, samples = 0;
+  int32_t max_q = 0, max_kv = 0;  // longest query chunk and longest KV of a sequence
+  bool holds(const StepShape& other) const;
+};
+
 /// The largest step, and the rest that fixes where things lie in a StepBuffer.
 struct StepLimits {
   int32_t tokens, seqs;
   int32_t blocks_per_seq, block_size, vocab;
-  int32_t outs() const { return tokens; }
+  std::vector<StepShape> recorded = {};                     // smaller ones first
   int32_t samples() const { return tokens + kMaxSamples; }  // scores, and draws of which one row may give many
-  int32_t copies() const { return samples(); }
-  int32_t bans() const { return seqs * kMaxBansPerSeq; }
+  StepShape largest() const {
+    return {.tokens = tokens, .seqs = seqs, .outs = tokens, .samples = samples(), .max_q = tokens, .max_kv = blocks_per_seq * block_size};
+  }
 };
+/// The shapes worth recording: one token a sequence, and mixtures of prompts and single tokens up to 512 tokens, with as many logits rows
+/// as sequences, at most `logit_rows`.
+std::vector<StepShape> shapes_to_record(const StepLimits& limits, int32_t logit_rows);
 
-/// All that changes between steps, in one block of int32: staging slot, single upload, and the message to other ranks. Every list has its
-/// fixed place, so that recorded steps can read it; page tables come last, so that only used rows are sent.
+/// All that changes between steps, in one block of int32: staging slot, single upload, and the message to other ranks. Where a list lies
+/// depends on the step's shape alone, so that a recorded step finds it; the others send no more than they use.
 class StepBuffer {
  public:
   StepBuffer(const StepLimits& limits, const std::vector<int32_t>& eos);
 
-  void fill(const StepPlan& plan);
+  /// Ids >= limit are banned. A step that fits a recorded shape takes it, and is padded.
+  void fill(const StepPlan& plan, int32_t limit);
+  /// A step of a recorded shape that is nothing but padding.
+  void fill_padding(int32_t recorded);
   const int32_t* data() const { return words_.data(); }
-  size_t bytes() const { return size_t(used_) * sizeof(int32_t); }  // of the part in use
+  size_t bytes() const { return size_t(words_[kUsed]) * sizeof(int32_t); }  // of the part in use
   size_t capacity() const { return words_.size() * sizeof(int32_t); }
 
   /// The step as views into a copy of the block at `base`, in whatever memory.
   Step step(const int32_t* base) const;
   const SampleRow* sample_rows(const int32_t* base) const { return reinterpret_cast<const SampleRow*>(base + at_.samples); }
   const int32_t* bans(const int32_t* base) const { return base + at_.bans; }
-  const int32_t* copies(const int32_t* base) const { return base + at_.copies; }
-  int32_t samples() const { return words_[kSamples]; }
+  const int32_t* copies(const int32_t* base) const { return base + words_[kCopiesAt]; }
+  int32_t recorded() const { return words_[kRecorded]; }   // which of the recorded shapes it has, or -1
+  int32_t ring_slot() const { return words_[kRingSlot]; }  // of the ring of samples, that it writes
+  int32_t samples() const { return words_[kRealSamples]; }
+  int32_t padded_samples() const { return words_[kSamples]; }
   int32_t copy_count() const { return words_[kCopies]; }
   int32_t top_n() const { return words_[kTopN]; }  // the largest of any sample row
 
@@ -67,23 +85,45 @@ class StepBuffer {
   const std::vector<Sink>& sinks() const { return sinks_; }
 
  private:
-  enum Header { kTokens, kSeqs, kOuts, kSamples, kCopies, kTopN, kMaxQ, kMaxKv, kHeaderWords = 16 };
-  struct Offsets {  // in words
-    int32_t ids, pos, slot, q_start, kv_len, out_rows, samples, bans, copies, blocks, end;
+  enum Header {
+    kTokens,
+    kSeqs,
+    kOuts,
+    kSamples,
+    kMaxQ,
+    kMaxKv,  // of the shape
+    kRecorded,
+    kRingSlot,
+    kRealSamples,
+    kCopies,
+    kCopiesAt,
+    kTopN,
+    kUsed,
+    kHeaderWords = 16
   };
+  struct Offsets {  // in words
+    int32_t ids, pos, slot, q_start, kv_len, out_rows, samples, blocks, bans, end;
+  };
+  static Offsets place(const StepShape& shape, int32_t blocks_per_seq);
+  void begin(const StepShape& shape, int32_t recorded);
   void add(const Chunk& chunk);
   int32_t add_out(int32_t token_row);
   void add_score(const Sequence& s, int32_t position, int32_t out_row);
   void add_draw(const Chunk& chunk, int32_t index, int32_t out_row);
-  void add_sample(const SampleRow& row);
+  void add_sample(SampleRow row);
+  void pad();
+  void add_copies(const StepPlan& plan);
   int32_t* list(int32_t offset) { return words_.data() + offset; }
 
   const StepLimits limits_;
   const std::vector<int32_t> eos_;
-  Offsets at_;
+  Offsets at_{};
   std::vector<int32_t> words_;
   std::vector<Sink> sinks_;
-  int32_t used_ = 0, bans_used_ = 0;
+  struct {
+    int32_t tokens, seqs, outs, samples, bans;
+  } used_{};
+  int32_t limit_ = 0;
 };
 
 }  // namespace neox

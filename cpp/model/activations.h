@@ -23,9 +23,7 @@ struct Activations {
   }
 };
 
-/// The head runs over this many rows at a time, so that logits never need [tokens, vocab] memory.
-constexpr int32_t kLogitRows = 64;
-
-Activations make_activations(Arena& arena, const ModelConfig& config, DType activation, int32_t max_tokens);
+/// The head runs over `logit_rows` rows at a time, so that logits never need [tokens, vocab] memory.
+Activations make_activations(Arena& arena, const ModelConfig& config, DType activation, int32_t max_tokens, int32_t logit_rows);
 
 }  // namespace neox

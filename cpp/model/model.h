@@ -37,8 +37,9 @@ class Model {
   /// are then ready for logits(). The probe, if any, sees x after the embedding (-1) and after each layer.
   using Probe = std::function<void(int32_t layer, const Tensor& x)>;
   void forward(const Step& step, const Sample* sampled, const Probe& probe = {});
-  /// Logits of the step's out rows [first, first + count), count <= kLogitRows. The view is valid until the next call.
+  /// Logits of the step's out rows [first, first + count), count <= logit_rows(). The view is valid until the next call.
   Tensor logits(const Step& step, int32_t first, int32_t count);
+  int32_t logit_rows() const { return int32_t(activations_.logits.rows); }
 
  private:
   void layer(int32_t l, const Step& step, const Activations& a);

@@ -42,11 +42,12 @@ class Engine:
     block_size: positions in a page of the KV cache, a multiple of 16
     max_model_len: positions of one request, prompt and continuation; None = the model's max_position_embeddings
     max_num_seqs: sequences in one step at most
-    max_num_batched_tokens: tokens in one step at most; None = 256 on a CPU
+    max_num_batched_tokens: tokens in one step at most; None = 256 on a CPU, 2048 on a GPU
     num_threads: CPU threads; None = the cores this process may use
     max_logprobs: of SamplingParams.logprobs and prompt_logprobs at most
     enable_prefix_caching: requests with a common beginning share its pages
     async_scheduling: plan a step while the one before it runs; None = where the device runs beside the host, which a CPU does not
+    record_steps: on a GPU, run small steps as recorded CUDA graphs; False launches the same kernels one by one, with the same results
     seed: of requests that bring none, in [0, 2**64); None = fresh entropy for each
     isa: for tests: the CPU kernels, "auto" (the best this machine runs), "generic", "avx2" or "avx512"
 
@@ -72,6 +73,7 @@ class Engine:
         max_logprobs: int = 20,
         enable_prefix_caching: bool = True,
         async_scheduling: bool | None = None,
+        record_steps: bool = True,
         seed: int | None = None,
         isa: str = "auto",
     ) -> None:
@@ -95,6 +97,7 @@ class Engine:
             max_logprobs=max_logprobs,
             enable_prefix_caching=enable_prefix_caching,
             async_scheduling=async_scheduling,
+            record_steps=record_steps,
             seed=seed,
         )
         self.info = EngineInfo(**self._core.info())

@@ -24,6 +24,7 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
         int32_t block_size, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads, max_logprobs
         bool enable_prefix_caching
         optional[bool] async_scheduling
+        bool record_steps
         optional[uint64_t] seed
 
     cdef cppclass SamplingParams:

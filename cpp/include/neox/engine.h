@@ -29,6 +29,7 @@ struct EngineConfig {
   int32_t max_logprobs = 20;             // of SamplingParams::logprobs and prompt_logprobs
   bool enable_prefix_caching = true;     // requests with a common beginning share its pages
   std::optional<bool> async_scheduling;  // plan a step while the one before runs; unset = where the device runs beside the host
+  bool record_steps = true;              // on a GPU: small steps run as recorded graphs; false = the same ops, launched one by one
   std::optional<uint64_t> seed;          // of requests that bring none; unset = fresh entropy for each
 };
 
