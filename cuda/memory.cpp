@@ -29,10 +29,11 @@ void Staging::upload(void* to, const void* from, size_t bytes) {
   for (size_t done = 0, n; done < bytes; done += n) {
     n = std::min(kBytes, bytes - done);
     char* half = memory_ + half_ * kBytes;
-    check(cudaEventSynchronize(sent_[half_]), "wait for an upload");
+    if (sending_[half_]) check(cudaEventSynchronize(sent_[half_]), "wait for an upload");
     std::memcpy(half, static_cast<const char*>(from) + done, n);
     check(cudaMemcpyAsync(static_cast<char*>(to) + done, half, n, cudaMemcpyHostToDevice, stream_), "upload");
     check(cudaEventRecord(sent_[half_], stream_), "record an event");
+    sending_[half_] = true, sent_before_[half_] = marks_;
     half_ ^= 1;
   }
 }
@@ -61,17 +62,21 @@ uint64_t Staging::mark() {
 }
 
 void Staging::wait(uint64_t mark) {
-  if (mark + kGathers > marks_) complete(gathers_[mark % kGathers]);
+  if (mark + kGathers <= marks_ || !complete(gathers_[mark % kGathers])) return;
+  for (size_t i = 0; i < sending_.size(); i++) sending_[i] = sending_[i] && sent_before_[i] > mark;
 }
 
-void Staging::complete(Gather& g) {
-  if (g.pending.empty()) return;
+/// Whether there was anything to wait for.
+bool Staging::complete(Gather& g) {
+  if (g.pending.empty()) return false;
   check(cudaEventSynchronize(g.there), "run the enqueued work");
   hand_over(g);
+  return true;
 }
 
 void Staging::finish() {
   check(cudaStreamSynchronize(stream_), "run the enqueued work");
+  sending_ = {};
   for (uint64_t i = 1; i <= kGathers; i++) hand_over(gathers_[(marks_ + i) % kGathers]);  // the oldest first
 }
 

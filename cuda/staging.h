@@ -36,12 +36,14 @@ class Staging {
     std::vector<Pending> pending;
     cudaEvent_t there = nullptr;  // the mark that ends it
   };
-  static void complete(Gather& gather);  // once its mark is reached
+  static bool complete(Gather& gather);  // once its mark is reached
   static void hand_over(Gather& gather);
 
   const cudaStream_t stream_;
-  char* memory_ = nullptr;             // [2 + kGathers][kBytes]
-  std::array<cudaEvent_t, 2> sent_{};  // when an upload's area may be filled again
+  char* memory_ = nullptr;                 // [2 + kGathers][kBytes]
+  std::array<cudaEvent_t, 2> sent_{};      // when an upload's area may be filled again
+  std::array<bool, 2> sending_{};          // unless that is known: no mark after it was waited for
+  std::array<uint64_t, 2> sent_before_{};  // this mark
   size_t half_ = 0;
   std::array<Gather, kGathers> gathers_;
   uint64_t marks_ = 0;  // made so far; the current gather is that of the next one
