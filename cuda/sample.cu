@@ -8,6 +8,7 @@
 
 #include "base/philox.h"
 #include "cuda_backend.h"
+#include "device.cuh"
 #include "select.cuh"
 
 namespace neox {
@@ -137,6 +138,8 @@ __device__ Sample sample_row(const SampleArgs& a, Key* sorted) {
 
 __global__ __launch_bounds__(kThreads) void sample_kernel(const __grid_constant__ SampleArgs a) {
   __shared__ Key sorted[kThreads];
+  grid_launch();
+  grid_wait();
   const Sample sample = sample_row(a, sorted);
   if (threadIdx.x == 0) a.out[blockIdx.x] = sample;
 }

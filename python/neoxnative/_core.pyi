@@ -38,6 +38,7 @@ class Engine:
         max_logprobs: int,
         enable_prefix_caching: bool,
         async_scheduling: bool | None,
+        programmatic_launch: bool,
         seed: int | None,
     ) -> None: ...
     def set_vocabulary(self, table: list[bytes]) -> None: ...

@@ -47,6 +47,7 @@ class Engine:
     max_logprobs: of SamplingParams.logprobs and prompt_logprobs at most
     enable_prefix_caching: requests with a common beginning share its pages
     async_scheduling: plan a step while the one before it runs; None = where the device runs beside the host, which a CPU does not
+    programmatic_launch: CUDA kernels may start, and read weights, before the one before them has ended; the results are the same bits
     seed: of requests that bring none, in [0, 2**64); None = fresh entropy for each
     isa: for tests: the CPU kernels, "auto" (the best this machine runs), "generic", "avx2" or "avx512"
 
@@ -72,6 +73,7 @@ class Engine:
         max_logprobs: int = 20,
         enable_prefix_caching: bool = True,
         async_scheduling: bool | None = None,
+        programmatic_launch: bool = True,
         seed: int | None = None,
         isa: str = "auto",
     ) -> None:
@@ -95,6 +97,7 @@ class Engine:
             max_logprobs=max_logprobs,
             enable_prefix_caching=enable_prefix_caching,
             async_scheduling=async_scheduling,
+            programmatic_launch=programmatic_launch,
             seed=seed,
         )
         self.info = EngineInfo(**self._core.info())

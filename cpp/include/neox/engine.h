@@ -29,6 +29,7 @@ struct EngineConfig {
   int32_t max_logprobs = 20;             // of SamplingParams::logprobs and prompt_logprobs
   bool enable_prefix_caching = true;     // requests with a common beginning share its pages
   std::optional<bool> async_scheduling;  // plan a step while the one before runs; unset = where the device runs beside the host
+  bool programmatic_launch = true;       // CUDA kernels may start, and read weights, before the one before them has ended
   std::optional<uint64_t> seed;          // of requests that bring none; unset = fresh entropy for each
 };
 
