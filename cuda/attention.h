@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Paged causal attention with rotary embedding and append, for decode and prefill rows in one step.
 #pragma once
-#include <cuda_runtime_api.h>
-
 #include <cstddef>
 #include <cstdint>
 
 #include "backend/args.h"
+#include "check.h"
 
 namespace neox::cuda {
 
@@ -20,6 +19,6 @@ size_t attention_workspace_bytes(int32_t max_tokens, int32_t max_kv, int32_t hea
 /// tables are aligned to 256, 256 and 4 bytes. Rows of qkv and out may lie anywhere; rows at multiples of 16 bytes are read faster.
 /// head_dim: a multiple of 8, 8 to 256; block: a multiple of 16. Enqueues two to three kernels whose grids depend on step.tokens, seqs
 /// and max_q alone. A launch that fails throws Error(runtime).
-void attention(const AttentionArgs& args, void* workspace, size_t workspace_bytes, cudaStream_t stream);
+void attention(const AttentionArgs& args, void* workspace, size_t workspace_bytes, const Stream& stream);
 
 }  // namespace neox::cuda

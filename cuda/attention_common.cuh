@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the attention kernels share: their argument, values of any type, and the search for a CTA's piece of work.
 #pragma once
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <cuda_runtime.h>
-
 #include <algorithm>
 #include <cstdint>
 
 #include "attention.h"
-#include "base/check.h"
+#include "check.h"
+#include "device.cuh"
+#include "types.cuh"
 
 namespace neox::cuda::attn {
 
@@ -33,68 +31,12 @@ struct Args {
   bool qkv_aligned, out_aligned;  // rows at multiples of 16 bytes
 };
 
-void rotate_append(const Args& args, cudaStream_t stream);
-void decode(const Args& args, cudaStream_t stream);
-void prefill(const Args& args, int32_t max_q, cudaStream_t stream);
-void prefill_f16(const Args& args, int32_t max_q, cudaStream_t stream);
-void prefill_bf16(const Args& args, int32_t max_q, cudaStream_t stream);
-void prefill_plain(const Args& args, int32_t max_q, cudaStream_t stream);
-
-// --- host ---
-
-inline void must(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) fail(ErrorKind::runtime, what, ": ", cudaGetErrorString(error));
-}
-inline int attribute(cudaDeviceAttr attr) {
-  int device = 0, value = 0;
-  must(cudaGetDevice(&device), "attention: device");
-  must(cudaDeviceGetAttribute(&value, attr, device), "attention: device attribute");
-  return value;
-}
-/// Kernels start early, from sm_90 on: once the one before them in the stream allows it or ends. Each calls grid_wait() before it reads or
-/// writes what another kernel of the step writes or reads; until then only the step's buffer and the pages of earlier steps.
-struct Launch {
-  dim3 grid;
-  int threads;
-  size_t bytes = 0;  // of dynamic shared memory
-};
-template <class... More>
-void launch(void (*kernel)(Args, More...), const Launch& how, cudaStream_t stream, const Args& args, More... more) {
-  const auto [grid, threads, bytes] = how;
-  if (bytes > 48 * 1024)
-    must(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)), "attention: shared memory");
-  cudaFuncAttributes compiled;  // code for older cards has no grid_wait(), whatever card it runs on
-  must(cudaFuncGetAttributes(&compiled, kernel), "attention: kernel");
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid, config.blockDim = dim3(unsigned(threads)), config.dynamicSmemBytes = bytes, config.stream = stream;
-  config.attrs = &early, config.numAttrs = compiled.ptxVersion >= 90;
-  must(cudaLaunchKernelEx(&config, kernel, args, more...), "attention: launch");
-}
-
-// --- device ---
-
-#ifdef __CUDACC__
-__device__ inline void grid_wait() {  // the kernel before is complete
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-__device__ inline void grid_launch() {  // the kernel after may start
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-__device__ inline uint32_t shared_address(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
-
-/// 16 bytes to shared memory without passing a register; zeros unless `real`, and then nothing is read.
-__device__ inline void copy16(void* to, const void* from, bool real) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(real ? 16 : 0) : "memory");
-}
-__device__ inline void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int Left> __device__ inline void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(Left) : "memory"); }
+void rotate_append(const Args& args, const Stream& stream);
+void decode(const Args& args, const Stream& stream);
+void prefill(const Args& args, int32_t max_q, const Stream& stream);
+void prefill_f16(const Args& args, int32_t max_q, const Stream& stream);
+void prefill_bf16(const Args& args, int32_t max_q, const Stream& stream);
+void prefill_plain(const Args& args, int32_t max_q, const Stream& stream);
 
 __device__ inline float2 widen(__half2 x) { return __half22float2(x); }
 __device__ inline float2 widen(__nv_bfloat162 x) { return __bfloat1622float2(x); }
@@ -112,17 +54,6 @@ template <class T> __device__ inline void widen8(const uint4& raw, float (&x)[8]
   }
 }
 
-// The type as data: for what is moved once, where a branch costs nothing beside the memory access.
-__device__ inline float load(const void* p, DType t, int64_t i) {
-  if (t == DType::f32) return static_cast<const float*>(p)[i];
-  if (t == DType::f16) return __half2float(static_cast<const __half*>(p)[i]);
-  return __bfloat162float(static_cast<const __nv_bfloat16*>(p)[i]);
-}
-__device__ inline void store(void* p, DType t, int64_t i, float x) {
-  if (t == DType::f32) static_cast<float*>(p)[i] = x;
-  else if (t == DType::f16) static_cast<__half*>(p)[i] = __float2half(x);
-  else static_cast<__nv_bfloat16*>(p)[i] = __float2bfloat16(x);
-}
 __device__ inline void load8(const void* p, DType t, int64_t i, bool aligned, float (&x)[8]) {
   if (!aligned) {
     for (int e = 0; e < 8; e++) x[e] = load(p, t, i + e);
@@ -193,6 +124,5 @@ struct Shares {
     return {scratch[N - 2], scratch[N - 1]};
   }
 };
-#endif
 
 }  // namespace neox::cuda::attn

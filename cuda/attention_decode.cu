@@ -13,12 +13,6 @@
 namespace neox::cuda::attn {
 namespace {
 
-struct Cut {  // `total` units in `shares` shares
-  int total, shares;
-  __device__ int begin(int share) const { return int(int64_t(share) * total / shares); }
-  __device__ int owner(int unit) const { return int((int64_t(unit + 1) * shares - 1) / total); }
-};
-
 /// A warp's view of the sum of n sums: a lane holds every 32nd element. The order is that of the sums, a batch at a time.
 template <int Slices> struct Joined {
   static constexpr int kBatch = Slices > 4 ? 4 : 8;
@@ -53,14 +47,6 @@ template <int Slices> struct Joined {
     }
   }
 };
-
-/// Counts this warp's partial sum as written, and returns how many were before. All that the warp wrote is seen by whoever counts later.
-__device__ unsigned arrive(unsigned* count) {
-  unsigned before = 0;
-  __syncwarp();
-  if (threadIdx.x % 32 == 0) asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(count) : "memory");
-  return __shfl_sync(~0u, before, 0);
-}
 
 /// One warp ends the share's piece of a head, units [at.u, stop) of it: writes the output, or a partial sum, or, where all others' are
 /// there, the output from all partial sums.
@@ -140,16 +126,17 @@ template <class Core> size_t shared_bytes(int head_dim) {
 }
 
 /// False where the device has too little shared memory for this core.
-template <class Core> bool decode_with(const Args& args, cudaStream_t stream) {
+template <class Core> bool decode_with(const Args& args, const Stream& stream) {
   const size_t bytes = shared_bytes<Core>(args.head_dim), room = 1024 + 64;  // an SM keeps 1 KB of each CTA's for itself
   if (bytes + 64 > size_t(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin))) return false;
   const int fit = int(size_t(attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor)) / (bytes + room));
   const int grid = std::min(attribute(cudaDevAttrMultiProcessorCount) * std::clamp(fit, 1, 2), kMaxShares);
-  launch(decode_kernel<Core>, {dim3(unsigned(grid)), Core::kWarps * 32, bytes}, stream, args);
+  launch({.name = "attention, decode", .grid = unsigned(grid), .block = Core::kWarps * 32, .stream = stream, .shared = bytes},
+         decode_kernel<Core>, args);
   return true;
 }
 
-template <class T> bool decode_ringed(const Args& args, cudaStream_t stream) {
+template <class T> bool decode_ringed(const Args& args, const Stream& stream) {
   switch (args.head_dim) {
     case 64: return decode_with<RingCore<T, 64, 8, 3>>(args, stream);
     case 80: return decode_with<RingCore<T, 80, 8, 2>>(args, stream);
@@ -162,7 +149,7 @@ template <class T> bool decode_ringed(const Args& args, cudaStream_t stream) {
 
 }  // namespace
 
-void decode(const Args& args, cudaStream_t stream) {
+void decode(const Args& args, const Stream& stream) {
   if (args.kv == DType::f32) decode_with<PlainCore<float>>(args, stream);
   else if (args.kv == DType::f16) decode_ringed<__half>(args, stream) || decode_with<PlainCore<__half>>(args, stream);
   else decode_ringed<__nv_bfloat16>(args, stream) || decode_with<PlainCore<__nv_bfloat16>>(args, stream);

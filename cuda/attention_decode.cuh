@@ -42,48 +42,49 @@ template <int Bytes, int Stages> struct Ring {  // Bytes: of a unit's keys
   uint64_t* full;                               // [Stages]
 
   __device__ Ring(uint8_t* d, uint64_t* f) : data(d), full(f) {
-#if __CUDA_ARCH__ >= 900
-    if (threadIdx.x % 32 == 0) {
-      for (int i = 0; i < Stages; i++) asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(full + i)));
-      asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    if constexpr (kHopper) {
+      if (threadIdx.x % 32 == 0) {
+        for (int i = 0; i < Stages; i++) asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(full + i)));
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+      }
+      __syncwarp();
     }
-    __syncwarp();
-#endif
   }
   __device__ const uint8_t* unit(int slot) const { return data + slot * 2 * Bytes; }
   /// The lanes are done with the slot. Without `real` nothing is fetched.
   __device__ void fetch(int slot, const void* k, const void* v, bool real) {
     uint8_t* to = data + slot * 2 * Bytes;
-#if __CUDA_ARCH__ >= 900
-    if (!real || threadIdx.x % 32) return;
+    if constexpr (kHopper) {
+      if (real && threadIdx.x % 32 == 0) fetch_bulk(to, shared_address(full + slot), k, v);
+    } else {
+      if (real)
+        for (int i = int(threadIdx.x % 32) * 16; i < Bytes; i += 512) {
+          copy16(to + i, static_cast<const uint8_t*>(k) + i, true);
+          copy16(to + Bytes + i, static_cast<const uint8_t*>(v) + i, true);
+        }
+      copy_commit();
+    }
+  }
+  static __device__ void fetch_bulk(uint8_t* to, uint32_t barrier, const void* k, const void* v) {
     uint64_t policy;
     asm("createpolicy.fractional.L2::evict_first.b64 %0;" : "=l"(policy));
-    const uint32_t bar = shared_address(full + slot);
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(2 * Bytes) : "memory");
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(2 * Bytes) : "memory");
     for (int i = 0; i < 2; i++)
       asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
                        shared_address(to + i * Bytes)),
-                   "l"(i ? v : k), "r"(Bytes), "r"(bar), "l"(policy)
+                   "l"(i ? v : k), "r"(Bytes), "r"(barrier), "l"(policy)
                    : "memory");
-#else
-    if (real)
-      for (int i = int(threadIdx.x % 32) * 16; i < Bytes; i += 512) {
-        copy16(to + i, static_cast<const uint8_t*>(k) + i, true);
-        copy16(to + Bytes + i, static_cast<const uint8_t*>(v) + i, true);
-      }
-    copy_commit();
-#endif
   }
   __device__ void wait(int i) const {  // for the i-th unit, in slot i % Stages
-#if __CUDA_ARCH__ >= 900
-    asm volatile("{ .reg .pred p; W: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1; @p bra D; bra W; D: }" ::"r"(
-                     shared_address(full + i % Stages)),
-                 "r"(i / Stages & 1)
-                 : "memory");
-#else
-    copy_wait<Stages - 1>();
-    __syncwarp();
-#endif
+    if constexpr (kHopper) {
+      asm volatile("{ .reg .pred p; W: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1; @p bra D; bra W; D: }" ::"r"(
+                       shared_address(full + i % Stages)),
+                   "r"(i / Stages & 1)
+                   : "memory");
+    } else {
+      copy_wait<Stages - 1>();
+      __syncwarp();
+    }
   }
 };
 

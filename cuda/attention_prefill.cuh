@@ -10,25 +10,6 @@
 
 namespace neox::cuda::attn {
 
-template <class T> __device__ inline void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
-template <> __device__ inline void mma<__half>(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-template <> __device__ inline void mma<__nv_bfloat16>(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-__device__ inline void ldmatrix(uint32_t (&r)[4], uint32_t at) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at));
-}
-__device__ inline void ldmatrix_t(uint32_t (&r)[4], uint32_t at) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(at));
-}
 __device__ inline float exp2_fast(float x) {  // 2 ulp; denormals become 0
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -265,11 +246,13 @@ inline unsigned most_tiles(const Args& args, int32_t max_q, int rows) {
   const int64_t any = int64_t(args.tokens) / rows + std::min(args.seqs, args.tokens / 2);
   return unsigned(std::min<int64_t>(any, int64_t(args.seqs) * ((max_q + rows - 1) / rows)));
 }
-template <class P, int Ctas> void prefill_with(const Args& args, int32_t max_q, cudaStream_t stream) {
+template <class P, int Ctas> void prefill_with(const Args& args, int32_t max_q, const Stream& stream) {
   const dim3 grid(most_tiles(args, max_q, P::kRows), unsigned(args.heads));
-  if (grid.x) launch(prefill_kernel<P, Ctas>, {grid, P::kThreads, size_t(P::kBytes)}, stream, args);
+  if (!grid.x) return;
+  launch({.name = "attention, prefill", .grid = grid, .block = P::kThreads, .stream = stream, .shared = size_t(P::kBytes)},
+         prefill_kernel<P, Ctas>, args);
 }
-template <class T> void prefill_16bit(const Args& args, int32_t max_q, cudaStream_t stream) {
+template <class T> void prefill_16bit(const Args& args, int32_t max_q, const Stream& stream) {
   const int D = args.head_dim;
   if (D <= 64) prefill_with<Prefill<T, 64, 2, 4, 64>, 2>(args, max_q, stream);
   else if (D <= 80) prefill_with<Prefill<T, 80, 2, 4, 64>, 2>(args, max_q, stream);

@@ -4,6 +4,6 @@
 
 namespace neox::cuda::attn {
 
-void prefill_bf16(const Args& args, int32_t max_q, cudaStream_t stream) { prefill_16bit<__nv_bfloat16>(args, max_q, stream); }
+void prefill_bf16(const Args& args, int32_t max_q, const Stream& stream) { prefill_16bit<__nv_bfloat16>(args, max_q, stream); }
 
 }  // namespace neox::cuda::attn

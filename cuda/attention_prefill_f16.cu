@@ -4,6 +4,6 @@
 
 namespace neox::cuda::attn {
 
-void prefill_f16(const Args& args, int32_t max_q, cudaStream_t stream) { prefill_16bit<__half>(args, max_q, stream); }
+void prefill_f16(const Args& args, int32_t max_q, const Stream& stream) { prefill_16bit<__half>(args, max_q, stream); }
 
 }  // namespace neox::cuda::attn

@@ -133,13 +133,13 @@ template <int DP, int Rows> struct Plain {
 
 }  // namespace
 
-void prefill_plain(const Args& args, int32_t max_q, cudaStream_t stream) {
+void prefill_plain(const Args& args, int32_t max_q, const Stream& stream) {
   if (args.head_dim <= 64) prefill_with<Plain<64, 64>, 2>(args, max_q, stream);
   else if (args.head_dim <= 128) prefill_with<Plain<128, 64>, 2>(args, max_q, stream);
   else prefill_with<Plain<256, 32>, 2>(args, max_q, stream);
 }
 
-void prefill(const Args& args, int32_t max_q, cudaStream_t stream) {
+void prefill(const Args& args, int32_t max_q, const Stream& stream) {
   if (args.act == DType::f16 && args.kv == DType::f16) prefill_f16(args, max_q, stream);
   else if (args.act == DType::bf16 && args.kv == DType::bf16) prefill_bf16(args, max_q, stream);
   else prefill_plain(args, max_q, stream);

@@ -27,7 +27,7 @@ __device__ void rotate8(const float* row, const float* cos_sin, int half, int d,
 __global__ void __launch_bounds__(kThreads) rotate_append_kernel(const __grid_constant__ Args p, int rows) {
   __shared__ __align__(16) float values[kTurns][kThreads * 8], cos_sin[256];
   grid_wait();
-  grid_launch();
+  grid_launch();  // not before: those that follow read what is older than this kernel before they wait
   if (blockIdx.x == 0 && blockIdx.y == 0)
     for (int i = threadIdx.x; i < kMaxShares; i += kThreads) p.arrived[i] = 0;
   const int slot = p.slot[blockIdx.x], pos = p.pos[blockIdx.x], vectors = p.head_dim / 8;
@@ -62,9 +62,11 @@ __global__ void __launch_bounds__(kThreads) rotate_append_kernel(const __grid_co
 
 }  // namespace
 
-void rotate_append(const Args& args, cudaStream_t stream) {
+void rotate_append(const Args& args, const Stream& stream) {
   const int rows = kThreads / (args.head_dim / 8), parts = (3 * args.heads + rows * kTurns - 1) / (rows * kTurns);
-  launch(rotate_append_kernel, {dim3(unsigned(args.tokens), unsigned(parts)), kThreads}, stream, args, rows);
+  launch(
+      {.name = "attention, rotate and append", .grid = dim3(unsigned(args.tokens), unsigned(parts)), .block = kThreads, .stream = stream},
+      rotate_append_kernel, args, rows);
 }
 
 }  // namespace neox::cuda::attn

@@ -16,15 +16,38 @@ inline void check(cublasStatus_t status, const char* what) {
   if (status != CUBLAS_STATUS_SUCCESS) fail(ErrorKind::runtime, "cuBLASLt: ", what, ": ", cublasLtGetStatusString(status));
 }
 
+/// What the current device has.
+inline int attribute(cudaDeviceAttr which) {
+  int device = 0, value = 0;
+  check(cudaGetDevice(&device), "ask for the device");
+  check(cudaDeviceGetAttribute(&value, which, device), "ask what the device has");
+  return value;
+}
+
+/// A stream, and whether its kernels may start before the one before them has ended (device.cuh).
+struct Stream {
+  cudaStream_t handle = nullptr;
+  bool early = false;
+  operator cudaStream_t() const { return handle; }
+};
+/// Whether the kernels of this library were compiled for an architecture that can wait for the one before: elsewhere none may start early.
+bool kernels_can_wait();
+
 struct Launch {
   const char* name;
   dim3 grid, block;
-  cudaStream_t stream;
+  Stream stream;
   size_t shared = 0;  // bytes of dynamic shared memory
 };
 template <class... P, class... A> void launch(const Launch& l, void (*kernel)(P...), A&&... args) {
+  if (l.shared > 48 * 1024)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(l.shared)), "give a kernel shared memory");
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = l.grid, config.blockDim = l.block, config.dynamicSmemBytes = l.shared, config.stream = l.stream;
+  config.attrs = &early, config.numAttrs = l.stream.early;
   check(cudaLaunchKernelEx(&config, kernel, P(args)...), l.name);
 }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Checks the attention op against double precision, and times it beside the card's limits. A program of its own:
-//   nvcc -O3 -std=c++20 -arch=sm_90a -Icpp -Icpp/include -Icuda cuda/check_attention*.cu cuda/attention*.cu cpp/base/error.cpp -o check
-//   ./check            all checks, then timings
-//   ./check --small    few small cases, for compute-sanitizer
-//   ./check --time     timings alone
+// Checks the attention op against double precision, and times it beside the card's limits. A program of its own, target
+// neox_check_attention:
+//   neox_check_attention            all checks, then timings
+//   neox_check_attention --small    few small cases, for compute-sanitizer
+//   neox_check_attention --time     timings alone
 // Pages, outputs and the workspace are full of NaN before use; pages are shuffled; each step runs twice and must give the same bits.
 #include <algorithm>
 #include <cstring>
@@ -12,7 +12,7 @@
 
 #include "check_attention.h"
 
-namespace neox::cuda::check {
+namespace neox::cuda::trial {
 namespace {
 
 struct Chunk {
@@ -122,7 +122,7 @@ class Runner {
     std::vector<uint8_t> out, before;
     for (int turn = 0; turn < 2; turn++) {
       d_qkv.upload(qkv.data(), qkv.size()), d_out.poison(), workspace.poison();
-      attention(args, workspace.data(), workspace.bytes(), nullptr);
+      attention(args, workspace.data(), workspace.bytes(), {.early = kernels_can_wait()});
       ok(cudaDeviceSynchronize(), "attention");
       before = out, out = d_out.download();
     }
@@ -207,7 +207,7 @@ bool check(const Case& c, bool small) {
 
 void time_all();
 
-}  // namespace neox::cuda::check
+}  // namespace neox::cuda::trial
 
 namespace neox {
 const char* name_of(DType t) { return t == DType::f32 ? "f32" : t == DType::f16 ? "f16" : "bf16"; }
@@ -221,7 +221,7 @@ uint16_t f32_to_f16(float f) { return __half_raw(__float2half(f)).x; }
 
 int main(int argc, char** argv) {
   using namespace neox;
-  using namespace neox::cuda::check;
+  using namespace neox::cuda::trial;
   const std::string mode = argc > 1 ? argv[1] : "";
   bool good = true;
   const std::vector<int> lengths =

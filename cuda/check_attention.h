@@ -13,7 +13,7 @@
 #include "attention.h"
 #include "base/dtype.h"
 
-namespace neox::cuda::check {
+namespace neox::cuda::trial {
 
 inline void ok(cudaError_t e, const char* what) {
   if (e == cudaSuccess) return;
@@ -103,4 +103,4 @@ struct Sequence {
   }
 };
 
-}  // namespace neox::cuda::check
+}  // namespace neox::cuda::trial

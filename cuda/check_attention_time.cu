@@ -5,7 +5,7 @@
 
 #include "check_attention.h"
 
-namespace neox::cuda::check {
+namespace neox::cuda::trial {
 namespace {
 
 __global__ void read_all(const uint4* x, size_t n, uint32_t* out) {
@@ -106,7 +106,7 @@ void time_one(const Shape& shape, double rate, cudaStream_t stream) {
                                  .step = s,
                                  .rope = {.cos_sin = rope.data<float>(), .half = x.head_dim / 8},
                                  .scale = 0.1f},
-                                workspace.data(), workspace.bytes(), stream);
+                                workspace.data(), workspace.bytes(), {.handle = stream, .early = kernels_can_wait()});
                   }) /
         x.layers;
   }
@@ -135,4 +135,4 @@ void time_all() {
   ok(cudaStreamDestroy(stream), "stream");
 }
 
-}  // namespace neox::cuda::check
+}  // namespace neox::cuda::trial

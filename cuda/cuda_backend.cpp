@@ -5,17 +5,19 @@
 
 namespace neox {
 
-CudaBackend::CudaBackend(int device) : device_(device) {
+CudaBackend::CudaBackend(int device, const BackendConfig& config) : device_(device) {
   cuda::check(cudaSetDevice(device), "choose the device");
-  cuda::check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "create a stream");
+  cuda::check(cudaStreamCreateWithFlags(&stream_.handle, cudaStreamNonBlocking), "create a stream");
+  stream_.early = config.programmatic_launch && cuda::kernels_can_wait();
   staging_ = std::make_unique<cuda::Staging>(stream_);
   workspace_ = allocate(cuda::kWorkspaceBytes);
   gemm_ = std::make_unique<cuda::Gemm>(stream_, workspace_);
+  small_linear_ = std::make_unique<cuda::SmallLinear>(stream_, workspace_, cuda::kWorkspaceBytes);
 }
 
 CudaBackend::~CudaBackend() {
   cudaStreamSynchronize(stream_);
-  gemm_.reset(), staging_.reset();
+  small_linear_.reset(), gemm_.reset(), staging_.reset();
   cudaFree(attention_workspace_), cudaFree(workspace_);
   cudaStreamDestroy(stream_);
 }

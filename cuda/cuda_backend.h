@@ -5,6 +5,7 @@
 #include "backend/backend.h"
 #include "check.h"
 #include "gemm.h"
+#include "linear_small.h"
 #include "staging.h"
 
 namespace neox {
@@ -12,7 +13,7 @@ namespace neox {
 /// One GPU and one stream. Weights, activations and k, v are of the model's type; sums, the residual stream and logits are f32.
 class CudaBackend final : public Backend {
  public:
-  explicit CudaBackend(int device);
+  CudaBackend(int device, const BackendConfig& config);
   ~CudaBackend() override;
   CudaBackend(const CudaBackend&) = delete;
 
@@ -46,10 +47,11 @@ class CudaBackend final : public Backend {
   void linear_part(const LinearArgs&, cuda::Gemm::Sum sum);
 
   const int device_;
-  cudaStream_t stream_ = nullptr;
+  cuda::Stream stream_;
   std::unique_ptr<cuda::Staging> staging_;
   std::unique_ptr<cuda::Gemm> gemm_;
-  void* workspace_ = nullptr;            // [cuda::kWorkspaceBytes] of one op at a time: cuBLASLt's, or raw weights under conversion
+  std::unique_ptr<cuda::SmallLinear> small_linear_;
+  void* workspace_ = nullptr;            // [cuda::kWorkspaceBytes] of one op at a time: sums of a product, or raw weights under conversion
   void* attention_workspace_ = nullptr;  // [attention_workspace_bytes_]
   size_t attention_workspace_bytes_ = 0;
 };

@@ -1,38 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 // linear: out = act(x W^T + bias), one or two parts.
 //   x [tokens, inputs] A, W [outputs, inputs] A, bias [1, outputs], out [tokens, outputs] A or f32; A: the activation type.
-// The product is cuBLASLt's. What its epilogues do not do as we define it, a pass over out does afterwards: activations other than
-// tanh-GELU (its ReLU hides NaN), tanh-GELU of f32 (its own is approximate), a bias of another type than out. Floor: W and x read once, out
-// written once; the pass afterwards reads and writes out once more.
+// Few rows: linear_small.cuh. Else the product is cuBLASLt's. What its epilogues do not do as we define it, a pass over out does
+// afterwards: activations other than tanh-GELU (its ReLU hides NaN), tanh-GELU of f32 (its own is approximate), a bias of another type than
+// out. Floor: W and x read once, out written once; the pass afterwards reads and writes out once more.
+#include "activate.cuh"
 #include "cuda_backend.h"
+#include "device.cuh"
 #include "types.cuh"
 
 namespace neox {
 namespace cuda {
 namespace {
 
-__device__ float activate(Act act, float x) {
-  switch (act) {
-    case Act::gelu: return 0.5f * x * (1.f + erff(x * 0.707106781f));
-    case Act::gelu_tanh: return 0.5f * x * (1.f + tanhf(0.797884561f * x * fmaf(0.044715f * x, x, 1.f)));
-    case Act::relu: return x < 0.f ? 0.f : x;  // a NaN stays
-    case Act::silu: return x / (1.f + expf(-x));
-    default: return x;
-  }
-}
-
 constexpr int kThreads = 256;
 
 /// One thread an element. bias may be null.
 template <class Out, class Bias>
 __global__ __launch_bounds__(kThreads) void finish_kernel(Out* out, int64_t ld, int64_t cols, const Bias* bias, Act act) {
+  grid_launch();
+  grid_wait();
   const int64_t c = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (c >= cols) return;
   Out& y = out[blockIdx.y * ld + c];
   y = narrow<Out>(activate(act, widen(y) + (bias ? widen(bias[c]) : 0.f)));
 }
 
-void finish(const Tensor& out, const Tensor& bias, Act act, cudaStream_t stream) {
+void finish(const Tensor& out, const Tensor& bias, Act act, const Stream& stream) {
   constexpr int64_t kMostRows = 65535;  // of a grid
   for (int64_t row = 0; row < out.rows; row += kMostRows) {
     const Launch l{.name = "linear, bias and activation",
@@ -66,6 +60,7 @@ void CudaBackend::linear_part(const LinearArgs& a, cuda::Gemm::Sum sum) {
 }
 
 void CudaBackend::linear(std::initializer_list<LinearArgs> parts) {
+  if (cuda::SmallLinear::takes(parts)) return small_linear_->run(parts);
   for (const LinearArgs* part = parts.begin(); part != parts.end(); part++) {
     const bool added = part != parts.begin() && part->out.data == parts.begin()->out.data;
     linear_part(*part, added ? cuda::Gemm::Sum::added : cuda::Gemm::Sum::fresh);

@@ -5,6 +5,7 @@
 // that the variance is taken around the mean at no further traffic. The order of summation depends on hidden alone.
 // Floor: x and add read once, x, out and out2 written once.
 #include "cuda_backend.h"
+#include "device.cuh"
 #include "types.cuh"
 
 namespace neox {
@@ -58,6 +59,8 @@ __device__ void normalize(const Pack<float, 4>* row, float mean, float variance,
 
 template <bool Vector, class E> __global__ __launch_bounds__(kMostThreads) void add_norm_kernel(Row r) {
   extern __shared__ Pack<float, 4> row[];  // [ceil(cols / 4)] the new x
+  grid_launch();
+  grid_wait();
   float* x = r.x + blockIdx.x * r.x_ld;
   float sum = 0;
   for (int c = threadIdx.x * 4; c < r.cols; c += blockDim.x * 4) {
@@ -102,12 +105,9 @@ bool vector_rows(const AddNormArgs& a) {
   return whole;
 }
 
-template <bool Vector, class E> void run(const Row& row, int64_t rows, cudaStream_t stream) {
+template <bool Vector, class E> void run(const Row& row, int64_t rows, const Stream& stream) {
   const int groups = (row.cols + 3) / 4, threads = std::min((groups + 31) / 32 * 32, kMostThreads);
   const size_t shared = size_t(groups) * sizeof(Pack<float, 4>);
-  if (shared > 48 * 1024)
-    check(cudaFuncSetAttribute(add_norm_kernel<Vector, E>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)),
-          "give add_norm shared memory");
   launch({.name = "add_norm", .grid = unsigned(rows), .block = unsigned(threads), .stream = stream, .shared = shared},
          add_norm_kernel<Vector, E>, row);
 }

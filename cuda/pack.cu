@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "cuda_backend.h"
+#include "device.cuh"
 #include "types.cuh"
 
 namespace neox {
@@ -13,11 +14,12 @@ namespace {
 constexpr int kThreads = 256;
 
 template <class From, class To> __global__ __launch_bounds__(kThreads) void convert_kernel(const From* from, To* to, int64_t n) {
+  grid_wait();
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (i < n) to[i] = narrow<To>(widen(from[i]));
 }
 
-void convert(const void* from, DType from_type, void* to, DType to_type, int64_t n, cudaStream_t stream) {
+void convert(const void* from, DType from_type, void* to, DType to_type, int64_t n, const Stream& stream) {
   const Launch l{.name = "convert weights", .grid = unsigned((n + kThreads - 1) / kThreads), .block = kThreads, .stream = stream};
   dispatch(from_type, [&](auto f) {
     dispatch(to_type, [&](auto t) {

@@ -26,11 +26,11 @@ void require_device() {
 }  // namespace
 }  // namespace neox
 
-extern "C" NEOX_API neox::Backend* neox_make_backend(int abi) {
+extern "C" NEOX_API neox::Backend* neox_make_backend(int abi, const neox::BackendConfig& config) {
   if (abi != neox::kBackendAbi)
     neox::fail(neox::ErrorKind::unsupported, "libneox_cuda.so is of another version than libneox.so (", neox::kBackendAbi, ", not ", abi,
                "): install both together");
   neox::require_driver();
   neox::require_device();
-  return new neox::CudaBackend(0);
+  return new neox::CudaBackend(0, config);
 }

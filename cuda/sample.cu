@@ -8,6 +8,7 @@
 
 #include "base/philox.h"
 #include "cuda_backend.h"
+#include "device.cuh"
 #include "select.cuh"
 
 namespace neox {
@@ -136,6 +137,8 @@ __device__ Sample sample_row(const SampleArgs& a, const SampleRow& r, Key* sorte
 
 __global__ __launch_bounds__(kThreads) void sample_kernel(const __grid_constant__ SampleArgs a) {
   __shared__ Key sorted[kThreads];
+  grid_launch();
+  grid_wait();
   const SampleRow row = a.rows[blockIdx.x];
   if (row.row < 0) return;
   const Sample sample = sample_row(a, row, sorted);

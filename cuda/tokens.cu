@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Ops that move rows: embed, gather_rows, copy_blocks.
 #include "cuda_backend.h"
+#include "device.cuh"
 #include "types.cuh"
 
 namespace neox {
@@ -14,6 +15,8 @@ constexpr int kThreads = 256;
 template <class E>
 __global__ __launch_bounds__(kThreads) void embed_kernel(float* out, int64_t out_ld, const int32_t* ids, const Sample* sampled,
                                                          const E* table, int64_t table_ld, int64_t cols) {
+  grid_launch();
+  grid_wait();
   const int32_t id = ids[blockIdx.x];
   const E* from = table + (id < 0 ? sampled[-1 - id].id : id) * table_ld;
   float* to = out + blockIdx.x * out_ld;
@@ -24,6 +27,8 @@ __global__ __launch_bounds__(kThreads) void embed_kernel(float* out, int64_t out
 template <class W>
 __global__ __launch_bounds__(kThreads) void gather_kernel(W* out, int64_t out_ld, const W* x, int64_t x_ld, const int32_t* rows,
                                                           int64_t cols) {
+  grid_launch();
+  grid_wait();
   const W* from = x + rows[blockIdx.x] * x_ld;
   W* to = out + blockIdx.x * out_ld;
   for (int64_t c = threadIdx.x; c < cols; c += kThreads) to[c] = from[c];
@@ -32,13 +37,15 @@ __global__ __launch_bounds__(kThreads) void gather_kernel(W* out, int64_t out_ld
 /// Pages are copied pair after pair, since a page may be read by one pair and written by a later one. Every thread does so for its own 16
 /// bytes of a page, so that no thread waits for another. Floor: the pages read and written once.
 __global__ __launch_bounds__(kThreads) void copy_kernel(uint4* k, uint4* v, const int32_t* pairs, int32_t count, int64_t page) {
+  grid_launch();
+  grid_wait();
   uint4* cache = blockIdx.y == 0 ? k : v;
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= page) return;
   for (int32_t p = 0; p < count; p++) cache[pairs[2 * p + 1] * page + i] = cache[pairs[2 * p] * page + i];
 }
 
-template <class W> void gather(const GatherArgs& a, cudaStream_t stream) {
+template <class W> void gather(const GatherArgs& a, const Stream& stream) {
   const int64_t ratio = int64_t(sizeof(W) / size_of(a.x.dtype));
   launch({.name = "gather_rows", .grid = unsigned(a.out.rows), .block = kThreads, .stream = stream}, gather_kernel<W>,
          static_cast<W*>(a.out.data), a.out.ld / ratio, static_cast<const W*>(a.x.data), a.x.ld / ratio, a.rows, a.out.cols / ratio);

@@ -25,6 +25,18 @@ template <> __device__ inline float narrow<float>(float x) { return x; }
 template <> __device__ inline __half narrow<__half>(float x) { return __float2half_rn(x); }
 template <> __device__ inline __nv_bfloat16 narrow<__nv_bfloat16>(float x) { return __float2bfloat16_rn(x); }
 
+// The type as data: for what is moved once, where a branch costs nothing beside the memory access.
+__device__ inline float load(const void* p, DType t, int64_t i) {
+  if (t == DType::f32) return static_cast<const float*>(p)[i];
+  if (t == DType::f16) return __half2float(static_cast<const __half*>(p)[i]);
+  return __bfloat162float(static_cast<const __nv_bfloat16*>(p)[i]);
+}
+__device__ inline void store(void* p, DType t, int64_t i, float x) {
+  if (t == DType::f32) static_cast<float*>(p)[i] = x;
+  else if (t == DType::f16) static_cast<__half*>(p)[i] = __float2half(x);
+  else static_cast<__nv_bfloat16*>(p)[i] = __float2bfloat16(x);
+}
+
 /// Neighbouring elements that move as one access.
 template <class E, int n> struct alignas(sizeof(E) * n) Pack { E v[n]; };
 

@@ -168,18 +168,72 @@ TEST_P(LinearOp, AWeightIsRoundedToNearestEvenWhenItIsPacked) {
   }
 }
 
+/// Rows and shapes at which a backend may change its ways: few rows, tiles of outputs cut short, inputs of whole vectors but not whole
+/// tiles.
+constexpr int64_t kFewRows[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 32, 33, 64, 65};
+constexpr std::array<int64_t, 3> kTwoParts[] = {{129, 72, 1000}, {300, 2056, 64}, {1, 8, 16}, {1031, 520, 136}, {128, 4096, 8}};
+
+TEST_P(LinearOp, AgreesWithTheReferenceForEveryFewRows) {
+  Random random(15);
+  for (DType dtype : kDTypes)
+    for (const auto& [N, K, K2] : kTwoParts) {
+      const DType x_dtype = backend_->activation_dtype(dtype);
+      const Problem p(random, 65, N, K, dtype, x_dtype);
+      const DeviceLinear w(*backend_, p.weight, p.bias, dtype);
+      const Matrix want = reference::linear(p.x, p.weight, p.bias, Act::gelu);
+      for (int64_t rows : kFewRows) {
+        SCOPED_TRACE(describe({{"dtype", int(dtype)}, {"rows", rows}, {"outputs", N}, {"inputs", K}}));
+        const DeviceMatrix x(*backend_, p.x.slice(0, rows), x_dtype, 8), out(*backend_, rows, N, DType::f32, 3);
+        backend_->linear({{.out = out, .x = x, .w = w, .act = Act::gelu}});
+        EXPECT_LE(relative_error(out.values(), want.slice(0, rows)), summation_error(*backend_, dtype));
+        EXPECT_TRUE(out.surroundings_untouched());
+      }
+    }
+}
+
+TEST_P(LinearOp, TwoPartsOfFewRowsGoToOneOutOrToTwo) {
+  Random random(16);
+  for (DType dtype : kDTypes)
+    for (const auto& [N, K, K2] : kTwoParts) {
+      const DType x_dtype = backend_->activation_dtype(dtype);
+      const Problem a(random, 65, N, K, dtype, x_dtype), b(random, 65, N, K2, dtype, x_dtype), c(random, 65, K2, K, dtype, x_dtype);
+      const DeviceLinear wa(*backend_, a.weight, a.bias, dtype), wb(*backend_, b.weight, b.bias, dtype),
+          wc(*backend_, c.weight, c.bias, dtype);
+      const Matrix silu = reference::linear(a.x, a.weight, a.bias, Act::silu), plain = reference::linear(c.x, c.weight, c.bias, Act::none);
+      Matrix total = reference::linear(a.x, a.weight, a.bias, Act::none);
+      reference::add(total, reference::linear(b.x, b.weight, b.bias, Act::none), Matrix());
+      for (int64_t rows : kFewRows) {
+        SCOPED_TRACE(describe({{"dtype", int(dtype)}, {"rows", rows}, {"outputs", N}, {"inputs", K}, {"and", K2}}));
+        const DeviceMatrix xa(*backend_, a.x.slice(0, rows), x_dtype), xb(*backend_, b.x.slice(0, rows), x_dtype, 16),
+            xc(*backend_, c.x.slice(0, rows), x_dtype);
+        const DeviceMatrix sum(*backend_, rows, N, DType::f32, 1), left(*backend_, rows, N), right(*backend_, rows, K2, DType::f32, 2);
+        backend_->linear({{.out = sum, .x = xa, .w = wa}, {.out = sum, .x = xb, .w = wb}});
+        backend_->linear({{.out = left, .x = xa, .w = wa, .act = Act::silu}, {.out = right, .x = xc, .w = wc}});
+        EXPECT_LE(relative_error(sum.values(), total.slice(0, rows)), summation_error(*backend_, dtype));
+        EXPECT_LE(relative_error(left.values(), silu.slice(0, rows)), summation_error(*backend_, dtype));
+        EXPECT_LE(relative_error(right.values(), plain.slice(0, rows)), summation_error(*backend_, dtype));
+        EXPECT_TRUE(sum.surroundings_untouched() && left.surroundings_untouched() && right.surroundings_untouched());
+      }
+    }
+}
+
 TEST_P(LinearOp, ANaNInOneRowStaysInThatRow) {
   Random random(10);
-  Problem p(random, 17, 40, 70, DType::f32, DType::f32);
-  const DeviceLinear w(*backend_, p.weight, p.bias, DType::f32);
-  const Matrix want = reference::linear(p.x, p.weight, p.bias, Act::none);
-  p.x.at(5, 33) = NAN;
-  const DeviceMatrix x(*backend_, p.x), out(*backend_, 17, 40);
-  backend_->linear({{.out = out, .x = x, .w = w}});
-  const Matrix got = out.values();
-  for (double y : got.slice(5, 1).v) EXPECT_TRUE(std::isnan(y));
-  EXPECT_LE(relative_error(got.slice(0, 5), want.slice(0, 5)), summation_error(*backend_, DType::f32));
-  EXPECT_LE(relative_error(got.slice(6, 11), want.slice(6, 11)), summation_error(*backend_, DType::f32));
+  for (DType dtype : kDTypes)
+    for (auto [rows, K] : {std::array<int64_t, 2>{17, 70}, {7, 72}, {17, 72}, {40, 136}}) {
+      SCOPED_TRACE(describe({{"dtype", int(dtype)}, {"rows", rows}, {"inputs", K}}));
+      const DType x_dtype = backend_->activation_dtype(dtype);
+      Problem p(random, rows, 40, K, dtype, x_dtype);
+      const DeviceLinear w(*backend_, p.weight, p.bias, dtype);
+      const Matrix want = reference::linear(p.x, p.weight, p.bias, Act::none);
+      p.x.at(5, 33) = NAN;
+      const DeviceMatrix x(*backend_, p.x, x_dtype), out(*backend_, rows, 40);
+      backend_->linear({{.out = out, .x = x, .w = w}});
+      const Matrix got = out.values();
+      for (double y : got.slice(5, 1).v) EXPECT_TRUE(std::isnan(y));
+      EXPECT_LE(relative_error(got.slice(0, 5), want.slice(0, 5)), summation_error(*backend_, dtype));
+      EXPECT_LE(relative_error(got.slice(6, rows - 6), want.slice(6, rows - 6)), summation_error(*backend_, dtype));
+    }
 }
 
 TEST_P(LinearOp, OutMayBeOfTheActivationTypeAfterEveryActivation) {

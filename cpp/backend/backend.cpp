@@ -17,20 +17,20 @@ static std::string build_line(const std::string& part) {
   return part + ": unknown";
 }
 
-static std::unique_ptr<Backend> make_cuda_backend() {
-  using Make = Backend* (*)(int);
+static std::unique_ptr<Backend> make_cuda_backend(const BackendConfig& config) {
+  using Make = Backend* (*)(int, const BackendConfig&);
   try {
     const auto make = reinterpret_cast<Make>(plugin_symbol("libneox_cuda.so", "neox_make_backend"));
-    return std::unique_ptr<Backend>(make(kBackendAbi));
+    return std::unique_ptr<Backend>(make(kBackendAbi, config));
   } catch (const Error& e) {
     if (e.kind != ErrorKind::unsupported) throw;
     fail(ErrorKind::unsupported, "device 'cuda' is not available: ", e.what(), "; this build: ", build_line("cuda"));
   }
 }
 
-static std::unique_ptr<Backend> make_cuda_backend_if_any() {
+static std::unique_ptr<Backend> make_cuda_backend_if_any(const BackendConfig& config) {
   try {
-    return make_cuda_backend();
+    return make_cuda_backend(config);
   } catch (const Error& e) {
     if (e.kind != ErrorKind::unsupported) throw;
     return nullptr;
@@ -38,9 +38,9 @@ static std::unique_ptr<Backend> make_cuda_backend_if_any() {
 }
 
 std::unique_ptr<Backend> make_backend(const BackendConfig& config) {
-  if (config.device == "cuda") return make_cuda_backend();
+  if (config.device == "cuda") return make_cuda_backend(config);
   if (config.device == "auto" && config.isa == "auto")  // who names an instruction set wants the CPU
-    if (auto backend = make_cuda_backend_if_any()) return backend;
+    if (auto backend = make_cuda_backend_if_any(config)) return backend;
   require(config.device == "auto" || config.device == "cpu", "device is '", config.device, "', expected auto, cpu or cuda");
   require(config.num_threads >= 0, "num_threads is ", config.num_threads, ", expected 0 (all cores) or more");
   return make_cpu_backend(config.isa, config.num_threads);

@@ -63,13 +63,14 @@ class NEOX_API Backend {
 };
 
 struct BackendConfig {
-  std::string device = "auto";  // "auto", "cpu", "cuda"
-  std::string isa = "auto";     // CPU kernels
-  int32_t num_threads = 0;      // CPU threads, 0 = all this process may use
+  std::string device = "auto";      // "auto", "cpu", "cuda"
+  std::string isa = "auto";         // CPU kernels
+  int32_t num_threads = 0;          // CPU threads, 0 = all this process may use
+  bool programmatic_launch = true;  // CUDA kernels may start before the one before them has ended
 };
 std::unique_ptr<Backend> make_backend(const BackendConfig& config);
 
-/// A backend that lives in a plugin exports `extern "C" neox::Backend* neox_make_backend(int abi)`.
+/// A backend that lives in a plugin exports `extern "C" neox::Backend* neox_make_backend(int abi, const BackendConfig&)`.
 constexpr int kBackendAbi = 2;
 
 }  // namespace neox

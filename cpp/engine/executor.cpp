@@ -11,7 +11,8 @@ namespace neox {
 
 Executor::Executor(EngineConfig& config, std::vector<std::string>& warnings) : model_config_(read_model_config(config.model)) {
   if (config.num_threads == 0) config.num_threads = available_cores();
-  backend_ = make_backend({.device = config.device, .isa = config.isa, .num_threads = config.num_threads});
+  backend_ = make_backend(
+      {.device = config.device, .isa = config.isa, .num_threads = config.num_threads, .programmatic_launch = config.programmatic_launch});
   config.device = backend_->name();
   complete_limits(config);
   load(config, warnings);

@@ -39,6 +39,7 @@ class Engine:
         enable_prefix_caching: bool,
         async_scheduling: bool | None,
         record_steps: bool,
+        programmatic_launch: bool,
         seed: int | None,
     ) -> None: ...
     def set_vocabulary(self, table: list[bytes]) -> None: ...

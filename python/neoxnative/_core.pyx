@@ -122,7 +122,8 @@ cdef class Engine:
     cdef unique_ptr[neox.Engine] engine
 
     def __cinit__(self, *, str model, str load_format, str dtype, str device, str kv_cache_dtype, str isa, kv_cache_memory, block_size, max_model_len,
-                  max_num_seqs, max_num_batched_tokens, num_threads, max_logprobs, enable_prefix_caching, async_scheduling, record_steps, seed):
+                  max_num_seqs, max_num_batched_tokens, num_threads, max_logprobs, enable_prefix_caching, async_scheduling, record_steps,
+                  programmatic_launch, seed):
         cdef neox.EngineConfig c
         c.model, c.load_format, c.dtype, c.device = model, load_format, dtype, device
         c.kv_cache_dtype, c.isa = kv_cache_dtype, isa
@@ -134,6 +135,7 @@ cdef class Engine:
         c.num_threads = _int32("num_threads", num_threads)
         c.max_logprobs = _int32("max_logprobs", max_logprobs)
         c.enable_prefix_caching = enable_prefix_caching
+        c.programmatic_launch = programmatic_launch
         if async_scheduling is not None:
             c.async_scheduling = <cpp_bool>bool(async_scheduling)
         c.record_steps = record_steps

@@ -48,6 +48,7 @@ class Engine:
     enable_prefix_caching: requests with a common beginning share its pages
     async_scheduling: plan a step while the one before it runs; None = where the device runs beside the host, which a CPU does not
     record_steps: on a GPU, run small steps as recorded CUDA graphs; False launches the same kernels one by one, with the same results
+    programmatic_launch: CUDA kernels may start, and read weights, before the one before them has ended; the results are the same bits
     seed: of requests that bring none, in [0, 2**64); None = fresh entropy for each
     isa: for tests: the CPU kernels, "auto" (the best this machine runs), "generic", "avx2" or "avx512"
 
@@ -74,6 +75,7 @@ class Engine:
         enable_prefix_caching: bool = True,
         async_scheduling: bool | None = None,
         record_steps: bool = True,
+        programmatic_launch: bool = True,
         seed: int | None = None,
         isa: str = "auto",
     ) -> None:
@@ -98,6 +100,7 @@ class Engine:
             enable_prefix_caching=enable_prefix_caching,
             async_scheduling=async_scheduling,
             record_steps=record_steps,
+            programmatic_launch=programmatic_launch,
             seed=seed,
         )
         self.info = EngineInfo(**self._core.info())

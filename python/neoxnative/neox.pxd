@@ -22,7 +22,7 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
         string model, load_format, dtype, device, kv_cache_dtype, isa
         int64_t kv_cache_memory
         int32_t block_size, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads, max_logprobs
-        bool enable_prefix_caching
+        bool enable_prefix_caching, programmatic_launch
         optional[bool] async_scheduling
         bool record_steps
         optional[uint64_t] seed

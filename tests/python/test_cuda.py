@@ -99,6 +99,19 @@ def test_a_run_repeats_its_bits(folder_of):
         assert np.array_equal(engine.forward(ids[None]), engine.forward(ids[None]))
 
 
+@pytest.mark.parametrize("dtype", ERRORS)
+def test_kernels_that_start_early_give_the_same_bits(dtype, folder_of):
+    ids = [models.prompt(seed, length, TINY.vocab) for seed, length in ((1, 100), (2, 1), (3, 17), (4, 60))]
+    params = SamplingParams(max_tokens=100, temperature=0, logprobs=3, ignore_eos=True)
+    early, late = (
+        open_engine(folder_of(TINY), dtype=dtype, programmatic_launch=on).generate([list(map(int, i)) for i in ids], params)
+        for on in (True, False)
+    )
+    for a, b in zip(early, late):
+        assert a.outputs[0].token_ids == b.outputs[0].token_ids
+        assert a.outputs[0].token_logprobs == b.outputs[0].token_logprobs
+
+
 def test_too_large_a_cache_is_a_memory_error(folder_of):
     folder = folder_of(Model(heads=4, head_dim=64, max_positions=2**14))
     with pytest.raises(MemoryError, match="bytes are free"):

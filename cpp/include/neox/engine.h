@@ -30,6 +30,7 @@ struct EngineConfig {
   bool enable_prefix_caching = true;     // requests with a common beginning share its pages
   std::optional<bool> async_scheduling;  // plan a step while the one before runs; unset = where the device runs beside the host
   bool record_steps = true;              // on a GPU: small steps run as recorded graphs; false = the same ops, launched one by one
+  bool programmatic_launch = true;       // CUDA kernels may start, and read weights, before the one before them has ended
   std::optional<uint64_t> seed;          // of requests that bring none; unset = fresh entropy for each
 };
 
