@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine against HuggingFace over the whole grid of models (tests/python/grid.py), live, in float32.
+"""The engine against HuggingFace, live. Needs torch, transformers and neoxnative.
 
-python tools/compare_hf.py [first [count]]      needs torch, transformers and neoxnative; about ten minutes on two cores
+python tools/compare_hf.py grid [--first N] [--count N]     tiny models of every architecture (tests/python/grid.py) on the CPU, in float32;
+                                                            about ten minutes on two cores
+python tools/compare_hf.py shapes [--device cuda] ...       random models in the shapes of well-known ones, in every type (hf_shapes.py)
 """
 
+import argparse
 import sys
 import tempfile
 import time
 
 import numpy as np
 
+import hf_shapes
 from hf_peer import Peer, grid, models, reference
 from neoxnative import Engine, SamplingParams
 
@@ -36,7 +40,7 @@ def compare(model):
     ids = models.prompt(grid.PROMPT_SEED, max(grid.PROMPT_LENGTHS), model.vocab)
     with tempfile.TemporaryDirectory() as folder:
         models.write(model, folder)
-        peer, engine = Peer(folder), Engine(folder, dtype="float32")
+        peer, engine = Peer(folder), Engine(folder, dtype="float32", device="cpu")
     want, got = peer.logits(ids), engine.forward(ids[None])[0]
     error = max(reference.relative_error(got[n - 1], want[n - 1]) for n in grid.PROMPT_LENGTHS)
     prompts = [ids[:n] for n in grid.PROMPT_LENGTHS]
@@ -48,19 +52,34 @@ def compare(model):
     return error, sum(s[0] for s in steps), sum(s[1] for s in steps)
 
 
-def main():
-    made = grid.models_of(grid.all_rows())
-    first, count = int(sys.argv[1]) if sys.argv[1:] else 0, int(sys.argv[2]) if sys.argv[2:] else len(made)
-    made = made[first : first + count]
+def compare_grid(args):
+    made = grid.models_of(grid.all_rows())[args.first :][: args.count]
     worst, permitted, wrong, start = 0.0, 0, 0, time.time()
     for i, model in enumerate(made):
         error, p, w = compare(model)
         worst, permitted, wrong = max(worst, error), permitted + p, wrong + w
-        print(f"{first + i} {grid.name_of(model)}: error {error:.1e}", flush=True)
+        print(f"{args.first + i} {grid.name_of(model)}: error {error:.1e}", flush=True)
     tokens = len(made) * len(grid.PROMPT_LENGTHS) * grid.NEW_TOKENS
     print(f"{len(made)} models in {time.time() - start:.0f} s: largest relative error {worst:.1e} (allowed {grid.ERROR:.0e})")
     print(f"{tokens} greedy tokens: {permitted} permitted differences, {wrong} wrong")
-    return worst > grid.ERROR or wrong > 0 or permitted > 3e-4 * tokens
+    return worst <= grid.ERROR and wrong == 0 and permitted <= 3e-4 * tokens
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, metavar="grid|shapes")
+    command = commands.add_parser("grid")
+    command.add_argument("--first", type=int, default=0)
+    command.add_argument("--count", type=int)
+    command.set_defaults(run=compare_grid)
+    command = commands.add_parser("shapes")
+    command.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    command.add_argument("--shape", action="append", choices=hf_shapes.SHAPES, help="all but tiny unless named; may be repeated")
+    command.add_argument("--attention", action="append", choices=hf_shapes.ATTENTIONS, help="all unless named; may be repeated")
+    shapes = [name for name in hf_shapes.SHAPES if name != "tiny"]
+    command.set_defaults(run=lambda a: hf_shapes.run(a.device, a.shape or shapes, a.attention or [*hf_shapes.ATTENTIONS]))
+    args = parser.parse_args()
+    return not args.run(args)
 
 
 sys.exit(main())

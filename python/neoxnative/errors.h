@@ -5,6 +5,8 @@
 
 #include <cstring>
 #include <new>
+#include <stdexcept>
+#include <string>
 
 #include "neox/error.h"
 
@@ -44,6 +46,8 @@ inline void raise_neox_error() {
     Py_XDECREF(type);
   } catch (const std::bad_alloc&) {  // whose what() says nothing
     PyErr_SetString(PyExc_MemoryError, "out of memory");
+  } catch (const std::length_error& e) {  // a container asked for more than any memory has
+    neox::python::set_error(PyExc_MemoryError, (std::string("out of memory: ") + e.what()).c_str());
   } catch (const std::exception& e) {  // of the standard library
     neox::python::set_error(PyExc_RuntimeError, e.what());
   } catch (...) {  // nothing of ours

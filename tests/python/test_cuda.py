@@ -2,14 +2,17 @@
 """The CUDA backend below a whole engine, against the CPU's; skipped where there is no GPU."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 
 import models
 import reference
+import test_batching
 from models import Model
 from neoxnative import Engine, SamplingParams
+from test_batching import bits_of
 
 TINY = Model(seed=1, heads=2, head_dim=16, max_positions=256)
 PROMPTS = ["The sea was calm", "She opened the letter and", "Once upon a time there lived", "“I never", "It"]
@@ -99,20 +102,66 @@ def test_a_run_repeats_its_bits(folder_of):
         assert np.array_equal(engine.forward(ids[None]), engine.forward(ids[None]))
 
 
+@pytest.fixture(scope="module")
+def crowd(folder_of):
+    """crowd(dtype, **options) -> what test_batching's requests give with 20 pages of cache, for which they drive each other out."""
+    made = {}
+
+    def run(dtype, **options):
+        key = (dtype, *sorted(options.items()))
+        if key not in made:
+            folder = folder_of(test_batching.MODEL)
+            info = open_engine(folder, dtype=dtype).info
+            memory = 20 * info.kv_cache_bytes // info.num_blocks
+            engine = open_engine(folder, dtype=dtype, kv_cache_memory=memory, max_num_batched_tokens=128, **options)
+            prompts, params = zip(*test_batching.REQUESTS)
+            made[key] = engine.generate(list(prompts), params)
+            assert engine.stats.preemptions > 0
+        return made[key]
+
+    return run
+
+
+@pytest.mark.parametrize("option", ["record_steps", "async_scheduling"])
+def test_tokens_under_preemption_do_not_depend_on_recording_or_overlap(crowd, option):
+    on, off = (crowd("float32", **{option: value}) for value in (True, False))
+    for ours, theirs in zip(on, off):
+        for mine, other in zip(ours.outputs, theirs.outputs):
+            assert mine.token_ids == other.token_ids
+            np.testing.assert_allclose(mine.token_logprobs, other.token_logprobs, atol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", ERRORS)
-def test_kernels_that_start_early_give_the_same_bits(dtype, folder_of):
-    ids = [models.prompt(seed, length, TINY.vocab) for seed, length in ((1, 100), (2, 1), (3, 17), (4, 60))]
-    params = SamplingParams(max_tokens=100, temperature=0, logprobs=3, ignore_eos=True)
-    early, late = (
-        open_engine(folder_of(TINY), dtype=dtype, programmatic_launch=on).generate([list(map(int, i)) for i in ids], params)
-        for on in (True, False)
-    )
-    for a, b in zip(early, late):
-        assert a.outputs[0].token_ids == b.outputs[0].token_ids
-        assert a.outputs[0].token_logprobs == b.outputs[0].token_logprobs
+@pytest.mark.parametrize("recorded", [True, False])
+def test_programmatic_launch_under_preemption_does_not_change_a_bit(crowd, dtype, recorded):
+    on, off = (crowd(dtype, record_steps=recorded, programmatic_launch=value) for value in (True, False))
+    assert [bits_of(output) for output in on] == [bits_of(output) for output in off]
 
 
-def test_too_large_a_cache_is_a_memory_error(folder_of):
-    folder = folder_of(Model(heads=4, head_dim=64, max_positions=2**14))
-    with pytest.raises(MemoryError, match="bytes are free"):
-        Engine(folder, device="cuda", kv_cache_memory=2**50, max_num_seqs=2**13)
+BIG = Model(heads=4, head_dim=64, max_positions=2**14)  # its cache may grow beyond any GPU
+
+
+def asked_and_free(error):
+    found = re.search(r"cannot allocate (\d+) bytes of GPU memory: (\d+) bytes are free", str(error.value))
+    assert found, error.value
+    return map(int, found.groups())
+
+
+def test_too_large_a_cache_is_a_memory_error_and_leaves_the_gpu_usable(folder_of):
+    with pytest.raises(MemoryError) as error:
+        open_engine(folder_of(BIG), kv_cache_memory=2**50, max_num_seqs=2**13)
+    asked, free = asked_and_free(error)
+    assert asked > free > 0
+    assert texts(open_engine(), GREEDY) == texts(open_engine(), GREEDY)
+
+
+def test_too_large_weights_are_a_memory_error_and_fit_once_others_are_gone(folder_of, tmp_path):
+    wide = models.write(Model(heads=16, head_dim=128, vocab=300_000, layers=1), tmp_path, named={})
+    fillers = [open_engine(folder_of(BIG), kv_cache_memory=None, max_num_seqs=2**13) for _ in range(2)]  # each takes nine tenths
+    with pytest.raises(MemoryError) as error:
+        open_engine(wide, load_format="dummy")
+    asked, free = asked_and_free(error)
+    assert asked > free > 0
+    assert asked >= 300_000 * 2048 * 4
+    del fillers
+    open_engine(wide, load_format="dummy")
