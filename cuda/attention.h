@@ -6,11 +6,22 @@
 
 #include "backend/args.h"
 #include "check.h"
+#include "gemm.h"
 
 namespace neox::cuda {
 
 /// Elements of one page of k alone (v's has the same number): [heads][block][head_dim].
 inline size_t attention_page_elements(const KvPages& kv) { return size_t(kv.heads) * size_t(kv.block) * size_t(kv.head_dim); }
+
+/// The plain way for prefill rows, for comparison: all scores of some heads of a sequence in memory, by cuBLASLt.
+struct Unfused {
+  Gemm& gemm;
+  bool f32_scores;  // else they are rounded to the activations' type
+  void* scratch;    // of one sequence's scores, at a time
+  size_t bytes;
+};
+/// Scratch for any step within the bounds: one sequence's one head at least.
+size_t unfused_bytes(int32_t max_tokens, int32_t max_kv, int32_t head_dim);
 
 /// Enough for any step within the bounds. The workspace's contents need not outlive the call, nor be initialised.
 size_t attention_workspace_bytes(int32_t max_tokens, int32_t max_kv, int32_t heads, int32_t head_dim);
@@ -19,6 +30,7 @@ size_t attention_workspace_bytes(int32_t max_tokens, int32_t max_kv, int32_t hea
 /// tables are aligned to 256, 256 and 4 bytes. Rows of qkv and out may lie anywhere; rows at multiples of 16 bytes are read faster.
 /// head_dim: a multiple of 8, 8 to 256; block: a multiple of 16. Enqueues two to three kernels whose grids depend on step.tokens, seqs
 /// and max_q alone. A launch that fails throws Error(runtime).
-void attention(const AttentionArgs& args, void* workspace, size_t workspace_bytes, const Stream& stream);
+/// unfused: null, or how prefill rows are computed: then by sequence, from the step's lists on the host.
+void attention(const AttentionArgs& args, void* workspace, size_t workspace_bytes, const Stream& stream, const Unfused* unfused = nullptr);
 
 }  // namespace neox::cuda

@@ -36,6 +36,7 @@ void decode(const Args& args, const Stream& stream);
 void prefill(const Args& args, int32_t max_q, const Stream& stream);
 void prefill_f16(const Args& args, int32_t max_q, const Stream& stream);
 void prefill_bf16(const Args& args, int32_t max_q, const Stream& stream);
+void prefill_unfused(const AttentionArgs& call, const Args& args, const Unfused& how, const Stream& stream);
 void prefill_plain(const Args& args, int32_t max_q, const Stream& stream);
 
 __device__ inline float2 widen(__half2 x) { return __half22float2(x); }

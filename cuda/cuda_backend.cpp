@@ -5,7 +5,8 @@
 
 namespace neox {
 
-CudaBackend::CudaBackend(int device, const BackendConfig& config) : device_(device) {
+CudaBackend::CudaBackend(int device, const BackendConfig& config)
+    : device_(device), unfused_(config.attention == "unfused"), f32_scores_(config.unfused_scores == "float32") {
   cuda::check(cudaSetDevice(device), "choose the device");
   cuda::check(cudaStreamCreateWithFlags(&stream_.handle, cudaStreamNonBlocking), "create a stream");
   stream_.early = config.programmatic_launch && cuda::kernels_can_wait();
@@ -18,7 +19,7 @@ CudaBackend::CudaBackend(int device, const BackendConfig& config) : device_(devi
 CudaBackend::~CudaBackend() {
   cudaStreamSynchronize(stream_);
   small_linear_.reset(), gemm_.reset(), staging_.reset();
-  cudaFree(attention_workspace_), cudaFree(workspace_);
+  cudaFree(unfused_scratch_), cudaFree(attention_workspace_), cudaFree(workspace_);
   cudaStreamDestroy(stream_);
 }
 
@@ -34,8 +35,15 @@ void CudaBackend::reserve(const Bounds& b) {
   cudaFree(attention_workspace_);
   attention_workspace_bytes_ = cuda::attention_workspace_bytes(b.tokens, b.kv, b.heads, b.head_dim);
   attention_workspace_ = attention_workspace_bytes_ ? allocate(attention_workspace_bytes_) : nullptr;
+  if (!unfused_) return;
+  cudaFree(unfused_scratch_);
+  unfused_bytes_ = cuda::unfused_bytes(b.tokens, b.kv, b.head_dim);
+  unfused_scratch_ = allocate(unfused_bytes_);
 }
 
-void CudaBackend::attention(const AttentionArgs& a) { cuda::attention(a, attention_workspace_, attention_workspace_bytes_, stream_); }
+void CudaBackend::attention(const AttentionArgs& a) {
+  const cuda::Unfused unfused{.gemm = *gemm_, .f32_scores = f32_scores_, .scratch = unfused_scratch_, .bytes = unfused_bytes_};
+  cuda::attention(a, attention_workspace_, attention_workspace_bytes_, stream_, unfused_ ? &unfused : nullptr);
+}
 
 }  // namespace neox

@@ -47,6 +47,7 @@ class CudaBackend final : public Backend {
   void linear_part(const LinearArgs&, cuda::Gemm::Sum sum);
 
   const int device_;
+  const bool unfused_, f32_scores_;  // attention
   cuda::Stream stream_;
   std::unique_ptr<cuda::Staging> staging_;
   std::unique_ptr<cuda::Gemm> gemm_;
@@ -54,6 +55,8 @@ class CudaBackend final : public Backend {
   void* workspace_ = nullptr;            // [cuda::kWorkspaceBytes] of one op at a time: sums of a product, or raw weights under conversion
   void* attention_workspace_ = nullptr;  // [attention_workspace_bytes_]
   size_t attention_workspace_bytes_ = 0;
+  void* unfused_scratch_ = nullptr;  // [unfused_bytes_], or null where attention is fused
+  size_t unfused_bytes_ = 0;
 };
 
 }  // namespace neox

@@ -9,14 +9,16 @@ namespace {
 
 cudaDataType_t type_of(DType t) { return t == DType::f32 ? CUDA_R_32F : t == DType::f16 ? CUDA_R_16F : CUDA_R_16BF; }
 
-uint32_t alignment_of(const Tensor& t) {
-  const auto address = reinterpret_cast<uintptr_t>(t.data);
-  return uint32_t(std::min<uintptr_t>(address & -address, 256));
+uint32_t alignment_of(const Tensor& t, int64_t step) {  // step: elements to the next product's
+  const auto address = reinterpret_cast<uintptr_t>(t.data) | uintptr_t(step) * size_of(t.dtype) | 256;
+  return uint32_t(address & -address);
 }
 
-cublasLtMatrixLayout_t layout(DType type, int64_t rows, int64_t cols, int64_t ld) {
+cublasLtMatrixLayout_t layout(DType type, int64_t rows, int64_t cols, int64_t ld, int32_t count, int64_t step) {
   cublasLtMatrixLayout_t made = nullptr;
   check(cublasLtMatrixLayoutCreate(&made, type_of(type), uint64_t(cols), uint64_t(rows), ld), "describe a matrix");
+  check(cublasLtMatrixLayoutSetAttribute(made, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof(count)), "describe a matrix");
+  check(cublasLtMatrixLayoutSetAttribute(made, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &step, sizeof(step)), "describe a matrix");
   return made;
 }
 
@@ -25,7 +27,7 @@ class Operation {
  public:
   explicit Operation(const Gemm::Call& call) {
     check(cublasLtMatmulDescInit(&description_, CUBLAS_COMPUTE_32F, CUDA_R_32F), "describe a product");
-    set(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
+    set(CUBLASLT_MATMUL_DESC_TRANSA, call.order == Gemm::Order::by_outputs ? CUBLAS_OP_T : CUBLAS_OP_N);
     const bool gelu = call.epilogue == Gemm::Epilogue::gelu_tanh;
     if (call.bias) {
       set(CUBLASLT_MATMUL_DESC_EPILOGUE, gelu ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_BIAS);
@@ -56,19 +58,21 @@ Gemm::~Gemm() {
 
 Gemm::Key Gemm::key_of(const Call& c) {
   return {.m = c.x.rows,
-          .n = c.w.rows,
-          .k = c.w.cols,
+          .n = c.out.cols,
+          .k = c.x.cols,
           .out_ld = c.out.ld,
           .x_ld = c.x.ld,
           .w_ld = c.w.ld,
-          .out_alignment = alignment_of(c.out),
-          .x_alignment = alignment_of(c.x),
-          .w_alignment = alignment_of(c.w),
+          .out_alignment = alignment_of(c.out, c.batch.out),
+          .x_alignment = alignment_of(c.x, c.batch.x),
+          .w_alignment = alignment_of(c.w, c.batch.w),
           .in = c.x.dtype,
           .out = c.out.dtype,
           .bias = bool(c.bias),
           .sum = c.sum,
-          .epilogue = c.epilogue};
+          .epilogue = c.epilogue,
+          .order = c.order,
+          .batch = c.batch};
 }
 
 cublasLtMatmulAlgo_t Gemm::choose(const Key& k, cublasLtMatmulDesc_t operation, const Plan& p) const {
@@ -94,7 +98,11 @@ cublasLtMatmulAlgo_t Gemm::choose(const Key& k, cublasLtMatmulDesc_t operation, 
 
 const Gemm::Plan& Gemm::plan_of(const Key& k, cublasLtMatmulDesc_t operation) {
   if (const auto known = plans_.find(k); known != plans_.end()) return known->second;
-  Plan plan{.w = layout(k.in, k.n, k.k, k.w_ld), .x = layout(k.in, k.m, k.k, k.x_ld), .out = layout(k.out, k.m, k.n, k.out_ld)};
+  const auto& [count, out_step, x_step, w_step] = k.batch;
+  const bool by_outputs = k.order == Order::by_outputs;
+  Plan plan{.w = layout(k.in, by_outputs ? k.n : k.k, by_outputs ? k.k : k.n, k.w_ld, count, w_step),
+            .x = layout(k.in, k.m, k.k, k.x_ld, count, x_step),
+            .out = layout(k.out, k.m, k.n, k.out_ld, count, out_step)};
   plan.algorithm = choose(k, operation, plan);
   return plans_.emplace(k, plan).first->second;
 }
@@ -102,7 +110,7 @@ const Gemm::Plan& Gemm::plan_of(const Key& k, cublasLtMatmulDesc_t operation) {
 void Gemm::run(const Call& c) {
   Operation operation(c);
   const Plan& plan = plan_of(key_of(c), operation.get());
-  const float alpha = 1, beta = c.sum == Sum::added ? 1 : 0;
+  const float alpha = c.scale, beta = c.sum == Sum::added ? 1 : 0;
   check(cublasLtMatmul(handle_, operation.get(), &alpha, c.w.data, plan.w, c.x.data, plan.x, &beta, c.out.data, plan.out, c.out.data,
                        plan.out, &plan.algorithm, workspace_, kWorkspaceBytes, stream_),
         "multiply");

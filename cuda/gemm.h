@@ -16,17 +16,26 @@ class Gemm {
   ~Gemm();
   Gemm(const Gemm&) = delete;
 
-  enum class Sum { fresh, added };          // out = ..., or out += ...
-  enum class Epilogue { none, gelu_tanh };  // after the bias
+  enum class Sum { fresh, added };             // out = ..., or out += ...
+  enum class Epilogue { none, gelu_tanh };     // after the bias
+  enum class Order { by_outputs, by_inputs };  // w is [N, K], or [K, N]
+  struct Batch {                               // products side by side, this many elements apart
+    int32_t count = 1;
+    int64_t out = 0, x = 0, w = 0;
+    auto operator<=>(const Batch&) const = default;
+  };
   struct Call {
-    Tensor out;   // [M, N]
-    Tensor x;     // [M, K]
-    Tensor w;     // [N, K], of x's type
-    Tensor bias;  // [1, N] of out's type, or empty
+    Tensor out;        // [M, N]
+    Tensor x;          // [M, K]
+    Tensor w;          // [N, K] or [K, N], of x's type
+    Tensor bias = {};  // [1, N] of out's type, or empty
     Sum sum = Sum::fresh;
     Epilogue epilogue = Epilogue::none;
+    Order order = Order::by_outputs;
+    Batch batch = {};
+    float scale = 1;
   };
-  /// out = epilogue(x w^T + bias), summed in f32 without TF32.
+  /// out = epilogue(scale x w^T + bias), summed in f32 without TF32.
   void run(const Call& call);
 
  private:
@@ -37,6 +46,8 @@ class Gemm {
     bool bias;
     Sum sum;
     Epilogue epilogue;
+    Order order;
+    Batch batch;
     auto operator<=>(const Key&) const = default;
   };
   struct Plan {

@@ -156,6 +156,7 @@ class Runner {
       step.max_q = std::max(step.max_q, chunks[i].rows), step.max_kv = std::max(step.max_kv, kv_len[i]);
     step.pos = d_pos.data(), step.slot = d_slot.data(), step.q_start = d_q.data(), step.kv_len = d_kv.data();
     step.blocks = d_blocks.data(), step.blocks_ld = blocks_ld;
+    step.host_q_start = q_start.data(), step.host_kv_len = kv_len.data();
     const Rope rope{.cos_sin = cos_sin_.view().row(0), .half = int32_t(s_.spec.cos_sin.cols / 2)};
     backend_.attention({.out = out, .qkv = qkv, .kv = kv_, .step = step, .rope = rope, .scale = float(s_.spec.scale)});
     const Matrix got = out.values();

@@ -8,6 +8,7 @@
 namespace neox::test {
 
 std::ostream& operator<<(std::ostream& out, const BackendSpec& s) {
+  if (s.attention == "unfused") return out << s.device << "_unfused_" << s.unfused_scores;
   if (s.device != "cpu") return out << s.device;
   return out << s.device << '_' << s.isa << '_' << s.threads << (s.threads == 1 ? "_thread" : "_threads");
 }
@@ -29,7 +30,8 @@ BackendSpec baseline_of(const BackendSpec& s) { return {s.device, s.isa == "gene
 
 std::unique_ptr<Backend> open(const BackendSpec& s) {
   try {
-    auto backend = make_backend({.device = s.device, .isa = s.isa, .num_threads = s.threads});
+    auto backend = make_backend(
+        {.device = s.device, .isa = s.isa, .num_threads = s.threads, .attention = s.attention, .unfused_scores = s.unfused_scores});
     backend->reserve({.tokens = 1024, .kv = 2048, .heads = 16, .head_dim = 256, .vocab = 65536});
     return backend;
   } catch (const Error& e) {

@@ -22,6 +22,7 @@ constexpr DType kDTypes[] = {DType::f32, DType::f16, DType::bf16};
 struct BackendSpec {
   std::string device, isa;
   int threads;
+  std::string attention = "fused", unfused_scores = "float32";
 };
 std::ostream& operator<<(std::ostream& out, const BackendSpec& spec);
 std::string name_of(const testing::TestParamInfo<BackendSpec>& info);

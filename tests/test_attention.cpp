@@ -10,16 +10,22 @@ namespace {
 const std::vector<int> kRagged = {1, 15, 16, 17, 33, 130, 5, 64};
 constexpr int kHeadDims[] = {8, 16, 24, 32, 40, 64, 80, 96, 128, 200, 256};
 
-void expect_reference(Backend& backend, const Shape& shape, const Schedule& schedule, const Surroundings& around = {}) {
+std::vector<BackendSpec> attention_backends() {
+  auto backends = all_backends();
+  backends.push_back({"cuda", "auto", 0, "unfused"});
+  return backends;
+}
+
+void expect_reference(Backend& backend, const Shape& shape, const Schedule& schedule, const Surroundings& around = {}, double more = 1) {
   const Sequences sequences = make_sequences(shape, backend.activation_dtype(shape.kv));
   const std::vector<Matrix> want = reference_outputs(sequences), got = run(backend, sequences, schedule, around);
   for (size_t s = 0; s < want.size(); s++)
-    EXPECT_LE(relative_error(got[s], want[s]), attention_error(backend, shape.kv)) << describe({{"heads", shape.heads},
-                                                                                                {"head_dim", shape.head_dim},
-                                                                                                {"half", shape.half},
-                                                                                                {"kv", int(shape.kv)},
-                                                                                                {"block", shape.block},
-                                                                                                {"length", shape.lengths[s]}});
+    EXPECT_LE(relative_error(got[s], want[s]), more * attention_error(backend, shape.kv)) << describe({{"heads", shape.heads},
+                                                                                                       {"head_dim", shape.head_dim},
+                                                                                                       {"half", shape.half},
+                                                                                                       {"kv", int(shape.kv)},
+                                                                                                       {"block", shape.block},
+                                                                                                       {"length", shape.lengths[s]}});
 }
 
 /// Outputs are f32 or 16-bit values held exactly in doubles, so equal numbers are equal bits; signs of zeros are looked at, too.
@@ -32,7 +38,11 @@ bool same_bits(const std::vector<Matrix>& a, const std::vector<Matrix>& b) {
 
 }  // namespace
 
-NEOX_OP_TEST(AttentionOp);
+class AttentionOp : public OpTest {};
+INSTANTIATE_TEST_SUITE_P(On, AttentionOp, testing::ValuesIn(attention_backends()), name_of);
+class AttentionWithScoresOfTheModelsType : public OpTest {};
+INSTANTIATE_TEST_SUITE_P(On, AttentionWithScoresOfTheModelsType, testing::Values(BackendSpec{"cuda", "auto", 0, "unfused", "model"}),
+                         name_of);
 NEOX_CPU_OP_TEST(AttentionRowBits);
 NEOX_SAME_BITS_TEST(AttentionBits);
 
@@ -117,6 +127,15 @@ TEST_P(AttentionOp, CopiedPagesHoldTheSameBits) {
       const Sequences sequences = make_sequences(shape, backend_->activation_dtype(kv));
       for (const Schedule& schedule : {chunked(shape, 16), mixed(shape, 8)})
         EXPECT_TRUE(same_bits(run(*backend_, sequences, schedule, {.move_pages = true}), run(*backend_, sequences, schedule)));
+    }
+}
+
+TEST_P(AttentionWithScoresOfTheModelsType, IsAsFarFromTheReferenceAsTheirRounding) {
+  for (DType kv : kDTypes)
+    for (int head_dim : kHeadDims) {
+      const Shape shape{.heads = 3, .head_dim = head_dim, .half = head_dim / 8, .kv = kv, .lengths = {1, 17, 40, 300}};
+      expect_reference(*backend_, shape, whole(shape), {}, kv == DType::f32 ? 1 : 4);
+      expect_reference(*backend_, shape, mixed(shape, uint32_t(head_dim)), {}, kv == DType::f32 ? 1 : 4);
     }
 }
 

@@ -13,6 +13,7 @@
 #include <limits>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/check.h"
@@ -263,12 +264,19 @@ void print_time(const EngineInfo& info, const Batch& batch, double milliseconds)
       batch.prompts.size(), info.heads, info.head_dim, batch.width, info.layers, info.vocab, milliseconds);
 }
 
+bool is_on(const char* variable, const char* otherwise) {
+  const char* value = std::getenv(variable);
+  return std::string_view(value ? value : otherwise) == "ON";
+}
+
 void run(const std::string& ini_file) {
   const Ini ini = Ini::read(ini_file);
   const Job job = read_job(ini);
   EngineConfig config;
   config.model = job.model_dir;
   config.dtype = job.dtype;
+  config.attention = is_on("FMHA_ENABLE", "ON") ? "fused" : "unfused";  // FasterTransformer's variables; its own default is off
+  config.unfused_scores = is_on("CONTEXT_ATTENTION_BMM1_HALF_ACCUM", "OFF") ? "model" : "float32";
   config.enable_prefix_caching = false;  // or the timed run would find the warm-up's pages and skip the prompts
   if (job.batch_size > 0) config.max_num_seqs = std::min(config.max_num_seqs, job.batch_size);  // no more KV cache than the batch needs
   Engine engine(config);

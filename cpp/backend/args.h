@@ -41,6 +41,8 @@ struct Step {
   const int32_t* blocks = nullptr;   // [seqs, blocks_ld] page tables
   int32_t blocks_ld = 0;
   const int32_t* out_rows = nullptr;  // [outs] token rows whose logits are asked, in any number per sequence
+  // The same two lists in host memory, which a step that is recorded does not use.
+  const int32_t *host_q_start = nullptr, *host_kv_len = nullptr;
 };
 
 struct AddNormArgs {  // x += add + bias; out = norm(x); out2 = norm2(x)

@@ -38,6 +38,9 @@ static std::unique_ptr<Backend> make_cuda_backend_if_any(const BackendConfig& co
 }
 
 std::unique_ptr<Backend> make_backend(const BackendConfig& config) {
+  require(config.attention == "fused" || config.attention == "unfused", "attention is '", config.attention, "', expected fused or unfused");
+  require(config.unfused_scores == "float32" || config.unfused_scores == "model", "unfused_scores is '", config.unfused_scores,
+          "', expected float32 or model");
   if (config.device == "cuda") return make_cuda_backend(config);
   if (config.device == "auto" && config.isa == "auto")  // who names an instruction set wants the CPU
     if (auto backend = make_cuda_backend_if_any(config)) return backend;

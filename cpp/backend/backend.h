@@ -67,6 +67,9 @@ struct BackendConfig {
   std::string isa = "auto";         // CPU kernels
   int32_t num_threads = 0;          // CPU threads, 0 = all this process may use
   bool programmatic_launch = true;  // CUDA kernels may start before the one before them has ended
+  // Attention of several rows on CUDA: "fused", or "unfused", with all scores in memory, of type "float32" or "model", the activations'.
+  std::string attention = "fused";
+  std::string unfused_scores = "float32";
 };
 std::unique_ptr<Backend> make_backend(const BackendConfig& config);
 

@@ -11,9 +11,15 @@ namespace neox {
 
 Executor::Executor(EngineConfig& config, std::vector<std::string>& warnings) : model_config_(read_model_config(config.model)) {
   if (config.num_threads == 0) config.num_threads = available_cores();
-  backend_ = make_backend(
-      {.device = config.device, .isa = config.isa, .num_threads = config.num_threads, .programmatic_launch = config.programmatic_launch});
+  backend_ = make_backend({.device = config.device,
+                           .isa = config.isa,
+                           .num_threads = config.num_threads,
+                           .programmatic_launch = config.programmatic_launch,
+                           .attention = config.attention,
+                           .unfused_scores = config.unfused_scores});
   config.device = backend_->name();
+  const bool unfused = config.attention == "unfused";
+  if (unfused && !on_gpu()) warnings.push_back("attention is 'unfused', which is for CUDA: the CPU has one attention, and uses it");
   complete_limits(config);
   load(config, warnings);
   backend_->reserve({.tokens = limits_.tokens,
@@ -26,6 +32,7 @@ Executor::Executor(EngineConfig& config, std::vector<std::string>& warnings) : m
   activations_ =
       make_activations(*arena_, model_config_, backend_->activation_dtype(dtype_named(config.dtype)), limits_.tokens, logit_rows);
   if (on_gpu()) limits_.recorded = shapes_to_record(limits_, logit_rows);
+  if (unfused) std::erase_if(limits_.recorded, [](const StepShape& shape) { return shape.max_q > 1; });  // it goes by the host's lengths
   make_buffers(config);
   make_cache(config, dtype_named(config.kv_cache_dtype, "kv_cache_dtype"));  // last: it may take what is left
   const int32_t layers = model_config_.num_hidden_layers;

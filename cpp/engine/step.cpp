@@ -184,7 +184,9 @@ Step StepBuffer::step(const int32_t* base) const {
           .kv_len = base + at_.kv_len,
           .blocks = base + at_.blocks,
           .blocks_ld = limits_.blocks_per_seq,
-          .out_rows = base + at_.out_rows};
+          .out_rows = base + at_.out_rows,
+          .host_q_start = words_.data() + at_.q_start,
+          .host_kv_len = words_.data() + at_.kv_len};
 }
 
 }  // namespace neox

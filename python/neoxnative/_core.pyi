@@ -29,6 +29,8 @@ class Engine:
         device: str,
         kv_cache_dtype: str,
         isa: str,
+        attention: str,
+        unfused_scores: str,
         kv_cache_memory: int,
         block_size: int,
         max_model_len: int,

@@ -121,12 +121,13 @@ cdef neox.Ids _ids(const int32_t[::1] ids) noexcept:
 cdef class Engine:
     cdef unique_ptr[neox.Engine] engine
 
-    def __cinit__(self, *, str model, str load_format, str dtype, str device, str kv_cache_dtype, str isa, kv_cache_memory, block_size, max_model_len,
-                  max_num_seqs, max_num_batched_tokens, num_threads, max_logprobs, enable_prefix_caching, async_scheduling, record_steps,
+    def __cinit__(self, *, str model, str load_format, str dtype, str device, str kv_cache_dtype, str isa, str attention,
+                  str unfused_scores, kv_cache_memory, block_size, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads, max_logprobs, enable_prefix_caching, async_scheduling, record_steps,
                   programmatic_launch, seed):
         cdef neox.EngineConfig c
         c.model, c.load_format, c.dtype, c.device = model, load_format, dtype, device
         c.kv_cache_dtype, c.isa = kv_cache_dtype, isa
+        c.attention, c.unfused_scores = attention, unfused_scores
         c.kv_cache_memory = _int64("kv_cache_memory", kv_cache_memory)
         c.block_size = _int32("block_size", block_size)
         c.max_model_len = _int32("max_model_len", max_model_len)

@@ -49,6 +49,11 @@ class Engine:
     async_scheduling: plan a step while the one before it runs; None = where the device runs beside the host, which a CPU does not
     record_steps: on a GPU, run small steps as recorded CUDA graphs; False launches the same kernels one by one, with the same results
     programmatic_launch: CUDA kernels may start, and read weights, before the one before them has ended; the results are the same bits
+    attention: of prompts on CUDA: "fused", or "unfused": as FasterTransformer without FMHA, with all scores in memory, for comparison; the
+        CPU has one attention, and says in info.warnings that it uses it. None = the environment's FMHA_ENABLE, where anything but ON means
+        unfused; unset it means fused, unlike FasterTransformer's
+    unfused_scores: type of those scores: "float32", or "model": the weights'. None = the environment's CONTEXT_ATTENTION_BMM1_HALF_ACCUM,
+        where ON means model; else float32
     seed: of requests that bring none, in [0, 2**64); None = fresh entropy for each
     isa: for tests: the CPU kernels, "auto" (the best this machine runs), "generic", "avx2" or "avx512"
 
@@ -76,6 +81,8 @@ class Engine:
         async_scheduling: bool | None = None,
         record_steps: bool = True,
         programmatic_launch: bool = True,
+        attention: str | None = None,
+        unfused_scores: str | None = None,
         seed: int | None = None,
         isa: str = "auto",
     ) -> None:
@@ -101,6 +108,8 @@ class Engine:
             async_scheduling=async_scheduling,
             record_steps=record_steps,
             programmatic_launch=programmatic_launch,
+            attention=_attention() if attention is None else attention,
+            unfused_scores=_unfused_scores() if unfused_scores is None else unfused_scores,
             seed=seed,
         )
         self.info = EngineInfo(**self._core.info())
@@ -280,6 +289,14 @@ def _naming(index: int) -> Iterator[None]:
     except Exception as error:
         error.add_note(f"in prompts[{index}]")
         raise
+
+
+def _attention() -> str:
+    return "fused" if os.environ.get("FMHA_ENABLE", "ON") == "ON" else "unfused"
+
+
+def _unfused_scores() -> str:
+    return "model" if os.environ.get("CONTEXT_ATTENTION_BMM1_HALF_ACCUM") == "ON" else "float32"
 
 
 def _dtype_name(dtype: str | DTypeLike) -> str:

@@ -19,7 +19,7 @@ cdef extern from "neox/error.h" namespace "neox" nogil:
 
 cdef extern from "neox/engine.h" namespace "neox" nogil:
     cdef cppclass EngineConfig:
-        string model, load_format, dtype, device, kv_cache_dtype, isa
+        string model, load_format, dtype, device, kv_cache_dtype, isa, attention, unfused_scores
         int64_t kv_cache_memory
         int32_t block_size, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads, max_logprobs
         bool enable_prefix_caching, programmatic_launch

@@ -166,3 +166,37 @@ def test_ctrl_c_ends_a_generate_and_no_other(engine):
     thread.join()
     assert len(others[0].outputs[0].token_ids) == 220
     settle(engine)
+
+
+@pytest.mark.parametrize(
+    "variables, options, attention",
+    (
+        ({}, {}, "fused"),
+        ({"FMHA_ENABLE": "ON"}, {}, "fused"),
+        ({"FMHA_ENABLE": "OFF"}, {}, "unfused"),
+        ({"FMHA_ENABLE": ""}, {}, "unfused"),
+        ({"FMHA_ENABLE": "OFF"}, {"attention": "fused"}, "fused"),
+        ({}, {"attention": "unfused"}, "unfused"),
+    ),
+)
+def test_the_cpu_says_that_it_has_one_attention_where_another_is_asked_for(variables, options, attention, monkeypatch):
+    monkeypatch.delenv("FMHA_ENABLE", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    warnings = Engine(device="cpu", kv_cache_memory=2**24, **options).info.warnings
+    assert ["the CPU has one attention" in w for w in warnings] == [True] * (attention == "unfused")
+
+
+@pytest.mark.parametrize("options", ({"attention": "flash"}, {"unfused_scores": "float16"}))
+def test_an_attention_that_is_not_known_is_refused_by_name(options):
+    name, value = next(iter(options.items()))
+    with pytest.raises(ValueError, match=f"{name} is '{value}', expected"):
+        Engine(device="cpu", **options)
+
+
+def test_the_type_of_unfused_scores_is_read_from_the_environment(monkeypatch):
+    from neoxnative import engine
+
+    for value, expected in (("ON", "model"), ("OFF", "float32"), ("", "float32")):
+        monkeypatch.setenv("CONTEXT_ATTENTION_BMM1_HALF_ACCUM", value)
+        assert engine._unfused_scores() == expected

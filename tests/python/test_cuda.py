@@ -147,6 +147,15 @@ def asked_and_free(error):
     return map(int, found.groups())
 
 
+@pytest.mark.parametrize("scores", ("float32", "model"))
+@pytest.mark.parametrize("dtype", ERRORS)
+def test_logits_of_unfused_attention_are_those_of_the_float64_model(dtype, scores, folder_of):
+    ids = models.prompt(9, 100, TINY.vocab)
+    want = reference.forward(TINY, models.tensors(TINY), ids)
+    engine = open_engine(folder_of(TINY), dtype=dtype, attention="unfused", unfused_scores=scores)
+    assert reference.relative_error(engine.forward(ids[None])[0], want) <= ERRORS[dtype]
+
+
 def test_too_large_a_cache_is_a_memory_error_and_leaves_the_gpu_usable(folder_of):
     with pytest.raises(MemoryError) as error:
         open_engine(folder_of(BIG), kv_cache_memory=2**50, max_num_seqs=2**13)

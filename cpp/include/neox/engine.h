@@ -32,6 +32,9 @@ struct EngineConfig {
   bool record_steps = true;              // on a GPU: small steps run as recorded graphs; false = the same ops, launched one by one
   bool programmatic_launch = true;       // CUDA kernels may start, and read weights, before the one before them has ended
   std::optional<uint64_t> seed;          // of requests that bring none; unset = fresh entropy for each
+  // Prompts' attention on CUDA: "fused", or "unfused", with all scores in memory, of type "float32" or "model", the weights'.
+  std::string attention = "fused";
+  std::string unfused_scores = "float32";
 };
 
 struct NEOX_API SamplingParams {
