@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Weights [outputs, inputs]: row-major in the model's type. Their bytes come up as the checkpoint has them; another type is converted here.
-// Floor of the conversion: each weight read and written once.
+// Floor of the conversion: each weight read and written once; of random ones: written once, and a Philox for each four.
 #include <algorithm>
+#include <array>
 
 #include "cuda_backend.h"
 #include "device.cuh"
@@ -30,6 +31,17 @@ void convert(const void* from, DType from_type, void* to, DType to_type, int64_t
   });
 }
 
+/// A thread makes 4 elements of the whole, as far as they are in the part. grid: (fours of a row, rows, further rows)
+template <class E> __global__ __launch_bounds__(kThreads) void random_kernel(E* to, int64_t rows, int64_t cols, RandomFill values) {
+  grid_wait();
+  const int64_t row = blockIdx.y + int64_t(blockIdx.z) * gridDim.y, begin = values.first + row * values.row;
+  const int64_t block = begin / 4 + int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  if (row >= rows || block * 4 >= begin + cols) return;
+  const std::array<float, 4> four = random_values(values, block);
+  for (int i = 0; i < 4; i++)
+    if (const int64_t c = block * 4 + i - begin; c >= 0 && c < cols) to[row * cols + c] = narrow<E>(four[size_t(i)]);
+}
+
 }  // namespace
 }  // namespace cuda
 
@@ -48,6 +60,20 @@ Tensor CudaBackend::pack(void* to, const Tensor& w, DType dtype) {
     }
   }
   return {.data = to, .rows = w.rows, .cols = w.cols, .ld = w.cols, .dtype = dtype};
+}
+
+Tensor CudaBackend::pack_random(void* to, int64_t outputs, int64_t inputs, const RandomFill& values, DType dtype) {
+  const int64_t fours = (inputs + 3) / 4 + 1, most = std::min<int64_t>(outputs, 65535);
+  const cuda::Launch l{
+      .name = "make random weights",
+      .grid = dim3(unsigned((fours + cuda::kThreads - 1) / cuda::kThreads), unsigned(most), unsigned((outputs + most - 1) / most)),
+      .block = cuda::kThreads,
+      .stream = stream_};
+  dispatch(dtype, [&](auto t) {
+    using E = cuda::Element<t>;
+    cuda::launch(l, cuda::random_kernel<E>, static_cast<E*>(to), outputs, inputs, values);
+  });
+  return {.data = to, .rows = outputs, .cols = inputs, .ld = inputs, .dtype = dtype};
 }
 
 }  // namespace neox

@@ -155,6 +155,35 @@ TEST_P(LinearOp, AWeightPacksTheSameFromEveryTypeThatHoldsIt) {
   }
 }
 
+/// What a packed weight holds, by a product with the unit matrix.
+Matrix unpacked(Backend& backend, const Tensor& packed) {
+  Matrix unit(packed.cols, packed.cols), weight(packed.rows, packed.cols);
+  for (int64_t k = 0; k < packed.cols; k++) unit.at(k, k) = 1;
+  const DeviceMatrix x(backend, unit, backend.activation_dtype(packed.dtype)), out(backend, packed.cols, packed.rows);
+  backend.linear({{.out = out, .x = x, .w = {.weight = packed, .bias = {}}}});
+  const Matrix transposed = out.values();
+  for (int64_t n = 0; n < packed.rows; n++)
+    for (int64_t k = 0; k < packed.cols; k++) weight.at(n, k) = transposed.at(k, n);
+  return weight;
+}
+
+TEST_P(LinearOp, RandomWeightsDependOnTheirPlaceInTheWholeAlone) {
+  for (DType dtype : kDTypes)
+    for (auto [first_row, first_col, rows, cols] :
+         {std::array<int64_t, 4>{0, 0, 37, 51}, {5, 0, 16, 51}, {0, 10, 37, 17}, {36, 50, 1, 1}}) {
+      const RandomFill whole{.key = 0x123456789abcdef, .range = 0.3f, .row = 51};
+      RandomFill part = whole;
+      part.first = first_row * 51 + first_col;
+      Buffer memory(*backend_, backend_->packed_bytes(rows, cols, dtype));
+      const Matrix got = unpacked(*backend_, backend_->pack_random(memory.data(), rows, cols, part, dtype));
+      for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < cols; c++) {
+          const int64_t i = (first_row + r) * 51 + first_col + c;
+          ASSERT_EQ(got.at(r, c), rounded(random_values(whole, i / 4)[size_t(i % 4)], dtype)) << r << ' ' << c << ' ' << int(dtype);
+        }
+    }
+}
+
 TEST_P(LinearOp, AWeightIsRoundedToNearestEvenWhenItIsPacked) {
   Random random(9);
   const Matrix weight = random.matrix(37, 1, -3, 3);

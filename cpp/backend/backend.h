@@ -9,6 +9,7 @@
 #include <string>
 
 #include "backend/args.h"
+#include "base/random_fill.h"
 #include "neox/error.h"
 
 namespace neox {
@@ -49,6 +50,8 @@ class NEOX_API Backend {
   virtual size_t packed_bytes(int64_t outputs, int64_t inputs, DType dtype) const = 0;
   /// Brings a row-major host weight [outputs, inputs] into this backend's layout at `to` and returns the view for Linear::weight.
   virtual Tensor pack(void* to, const Tensor& weight, DType dtype) = 0;
+  /// The same for a weight of random values.
+  virtual Tensor pack_random(void* to, int64_t outputs, int64_t inputs, const RandomFill& values, DType dtype) = 0;
   virtual size_t page_bytes(const KvPages& kv) const = 0;  // of k alone, or v alone, in one page
   /// Sizes the workspace, once, before the first op.
   virtual void reserve(const Bounds& bounds) = 0;

@@ -90,6 +90,21 @@ Tensor CpuBackend::pack(void* to, const Tensor& w, DType dtype) {
   return {.data = to, .rows = w.rows, .cols = w.cols, .ld = w.cols, .dtype = dtype};
 }
 
+Tensor CpuBackend::pack_random(void* to, int64_t outputs, int64_t inputs, const RandomFill& values, DType dtype) {
+  std::vector<float> made(size_t(outputs * inputs));
+  pool_.split(outputs, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; r++) {
+      const int64_t row = values.first + r * values.row;  // of the whole's elements
+      for (int64_t block = row / 4; block * 4 < row + inputs; block++) {
+        const std::array<float, 4> four = random_values(values, block);
+        for (int64_t i = std::max(block * 4, row); i < std::min(block * 4 + 4, row + inputs); i++)
+          made[size_t(r * inputs + i - row)] = four[size_t(i % 4)];
+      }
+    }
+  });
+  return pack(to, {.data = made.data(), .rows = outputs, .cols = inputs, .ld = inputs, .dtype = DType::f32}, dtype);
+}
+
 size_t CpuBackend::page_bytes(const KvPages& kv) const { return size_t(PageLayout(kv).page) * size_of(kv.dtype); }
 
 void CpuBackend::reserve(const Bounds& b) {

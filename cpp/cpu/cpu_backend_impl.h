@@ -28,6 +28,7 @@ class CpuBackend final : public Backend {
   DType activation_dtype(DType) const override { return DType::f32; }
   size_t packed_bytes(int64_t outputs, int64_t inputs, DType dtype) const override;
   Tensor pack(void* to, const Tensor& weight, DType dtype) override;
+  Tensor pack_random(void* to, int64_t outputs, int64_t inputs, const RandomFill& values, DType dtype) override;
   size_t page_bytes(const KvPages& kv) const override;
   void reserve(const Bounds& bounds) override;
 

@@ -2,9 +2,11 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "base/random_fill.h"
 #include "base/tensor.h"
 #include "model/config.h"
 
@@ -18,6 +20,8 @@ class Checkpoint {
   /// A matrix [rows, cols], or a vector as [1, cols] where rows is 1. The view is valid until the next call of get, or
   /// done_with(name). Throws Error(invalid) if it is missing or of another shape.
   virtual Tensor get(const std::string& name, int64_t rows, int64_t cols) = 0;
+  /// The matrix as random values, where that is what get() would give.
+  virtual std::optional<RandomFill> random(const std::string&, int64_t, int64_t) const { return std::nullopt; }
   virtual DType dtype_of(const std::string& name) const = 0;
   virtual bool same(const std::string& a, const std::string& b) const = 0;  // two tensors that are there: the same to the bit
   virtual std::vector<std::string> names() const = 0;

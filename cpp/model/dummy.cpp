@@ -3,8 +3,6 @@
 
 #include <cmath>
 
-#include "base/philox.h"
-
 namespace neox {
 namespace {
 
@@ -16,15 +14,19 @@ uint64_t digest(const std::string& name) {  // FNV-1a
 
 }  // namespace
 
+/// Uniform, of standard deviation 1 / sqrt(inputs) in matrices, which keeps the size of what passes through, and small elsewhere.
+std::optional<RandomFill> DummyCheckpoint::random(const std::string& name, int64_t rows, int64_t cols) const {
+  const float deviation = rows > 1 ? 1.f / std::sqrt(float(cols)) : 0.02f;
+  return RandomFill{.key = digest(name), .range = std::sqrt(3.f) * deviation, .row = cols};
+}
+
 Tensor DummyCheckpoint::get(const std::string& name, int64_t rows, int64_t cols) {
-  const bool matrix = rows > 1, gamma = !matrix && name.ends_with("norm.weight");
-  // Uniform, of standard deviation 1 / sqrt(inputs) in matrices, which keeps the size of what passes through, and small elsewhere.
-  const float range = std::sqrt(3.f) * (matrix ? 1.f / std::sqrt(float(cols)) : 0.02f), mean = gamma ? 1.f : 0.f;
-  const uint64_t key = digest(name);
+  const RandomFill fill = *random(name, rows, cols);
+  const float mean = rows == 1 && name.ends_with("norm.weight") ? 1.f : 0.f;
   values_.resize(size_t(rows * cols));
   for (size_t i = 0; i < values_.size(); i += 4) {
-    const auto words = philox({uint32_t(i), uint32_t(uint64_t(i) >> 32), 0, 0}, uint32_t(key), uint32_t(key >> 32));
-    for (size_t j = 0; j < 4 && i + j < values_.size(); j++) values_[i + j] = mean + range * (float(words[j]) * 0x1p-31f - 1.f);
+    const std::array<float, 4> four = random_values(fill, int64_t(i / 4));
+    for (size_t j = 0; j < 4 && i + j < values_.size(); j++) values_[i + j] = mean + four[j];
   }
   return {.data = values_.data(), .rows = rows, .cols = cols, .ld = cols, .dtype = DType::f32};
 }

@@ -12,6 +12,7 @@ class DummyCheckpoint final : public Checkpoint {
 
   bool has(const std::string& name) const override { return name != "lm_head.weight"; }
   Tensor get(const std::string& name, int64_t rows, int64_t cols) override;
+  std::optional<RandomFill> random(const std::string& name, int64_t rows, int64_t cols) const override;
   DType dtype_of(const std::string&) const override { return dtype_named(config_.dtype); }
   bool same(const std::string&, const std::string&) const override { return true; }
   std::vector<std::string> names() const override { return {}; }

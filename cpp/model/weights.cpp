@@ -75,6 +75,8 @@ Norm Weights::norm(const std::string& name) {
 }
 
 Tensor Weights::matrix(const std::string& name, int64_t rows, int64_t cols) {
+  if (const std::optional<RandomFill> values = checkpoint_.random(name, rows, cols))  // made by the device: much sooner than read
+    return backend_.pack_random(arena_.allocate(backend_.packed_bytes(rows, cols, dtype_)), rows, cols, *values, dtype_);
   const Tensor source = checkpoint_.get(name, rows, cols);
   check_range(name, source, dtype_);
   const Tensor packed = backend_.pack(arena_.allocate(backend_.packed_bytes(rows, cols, dtype_)), source, dtype_);
