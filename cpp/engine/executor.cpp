@@ -83,7 +83,7 @@ void Executor::load(EngineConfig& config, std::vector<std::string>& warnings) {
   if (config.dtype == "auto") config.dtype = name_of(checkpoint->dtype_of("gpt_neox.layers.0.attention.query_key_value.weight"));
   const DType dtype = dtype_named(config.dtype);
   if (config.kv_cache_dtype == "auto") config.kv_cache_dtype = config.dtype;
-  weights_ = std::make_unique<Weights>(*backend_, *checkpoint, model_config_, dtype, warnings);
+  weights_ = std::make_unique<Weights>(*backend_, *checkpoint, model_config_, dtype, warnings, config.on_layer_loaded);
   if (config.load_format == "dummy") warnings.push_back("the weights are random (load_format dummy): what is generated means nothing");
 }
 

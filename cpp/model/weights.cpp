@@ -21,10 +21,14 @@ void check_range(const std::string& name, const Tensor& w, DType dtype) {
 
 }  // namespace
 
-Weights::Weights(Backend& backend, Checkpoint& checkpoint, const ModelConfig& config, DType dtype, std::vector<std::string>& warnings)
+Weights::Weights(Backend& backend, Checkpoint& checkpoint, const ModelConfig& config, DType dtype, std::vector<std::string>& warnings,
+                 const std::function<void(int32_t, int32_t)>& on_layer)
     : backend_(backend), checkpoint_(checkpoint), config_(config), dtype_(dtype), arena_(backend) {
   embedding = table("gpt_neox.embed_in.weight");
-  for (int32_t i = 0; i < config.num_hidden_layers; i++) layers.push_back(layer(i));
+  for (int32_t i = 0; i < config.num_hidden_layers; i++) {
+    layers.push_back(layer(i));
+    if (on_layer) on_layer(i + 1, config.num_hidden_layers);
+  }
   final_norm = norm("gpt_neox.final_layer_norm");
   head.weight = matrix(head_name(warnings), config.vocab_size, config.hidden_size);
   rope = make_rope();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -25,7 +26,9 @@ class Weights {
  public:
   /// dtype: of the matrices. Linears have biases of the backend's activation type; norms and what add_norm adds are f32. Unknown tensors
   /// are named in `warnings`.
-  Weights(Backend& backend, Checkpoint& checkpoint, const ModelConfig& config, DType dtype, std::vector<std::string>& warnings);
+  /// on_layer: told of each layer, where it is not empty.
+  Weights(Backend& backend, Checkpoint& checkpoint, const ModelConfig& config, DType dtype, std::vector<std::string>& warnings,
+          const std::function<void(int32_t done, int32_t layers)>& on_layer);
 
   Tensor embedding;  // [vocab, hidden] row-major
   std::vector<Layer> layers;

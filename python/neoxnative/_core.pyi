@@ -1,6 +1,7 @@
 """The C++ engine, on token ids. The package's own classes are what to use; this is what they stand on."""
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class Engine:
         record_steps: bool,
         programmatic_launch: bool,
         seed: int | None,
+        on_layer_loaded: Callable[[int, int], None],
     ) -> None: ...
     def set_vocabulary(self, table: list[bytes]) -> None: ...
     def submit(self, prompt: NDArray[np.int32], params: SamplingParams) -> int: ...

@@ -1,6 +1,7 @@
 # The C++ engine as Python objects, and nothing more: every call into C++ runs without the GIL.
 from operator import index
 
+from cpython.object cimport PyObject
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libcpp cimport bool as cpp_bool
 from libcpp.memory cimport unique_ptr
@@ -123,7 +124,7 @@ cdef class Engine:
 
     def __cinit__(self, *, str model, str load_format, str dtype, str device, str kv_cache_dtype, str isa, str attention,
                   str unfused_scores, kv_cache_memory, block_size, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads, max_logprobs, enable_prefix_caching, async_scheduling, record_steps,
-                  programmatic_launch, seed):
+                  programmatic_launch, seed, on_layer_loaded):
         cdef neox.EngineConfig c
         c.model, c.load_format, c.dtype, c.device = model, load_format, dtype, device
         c.kv_cache_dtype, c.isa = kv_cache_dtype, isa
@@ -142,6 +143,7 @@ cdef class Engine:
         c.record_steps = record_steps
         if seed is not None:
             c.seed = _seed(seed)
+        c.on_layer_loaded = neox.neox_told(<PyObject*>on_layer_loaded)
         with nogil:
             self.engine.reset(new neox.Engine(c))
 

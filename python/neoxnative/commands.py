@@ -19,8 +19,7 @@ import neoxnative
 from neoxnative import Engine, RequestOutput, SamplingParams, ScoreOutput
 
 from .bench import format_report, measure
-from .hub import resolve_model
-from .progress import StatusLine, announced
+from .progress import StatusLine
 
 PROMPT = "It was a dark and stormy night"
 
@@ -109,11 +108,7 @@ def _options(args: Namespace, source: type) -> dict[str, Any]:
 
 
 def _load(args: Namespace) -> Engine:
-    options = _options(args, Engine)
-    if args.model is not None:  # here, so that a download shows its own progress
-        options["model"] = resolve_model(args.model, options.pop("revision"), weights=args.load_format != "dummy")
-    with announced(f"loading {args.model or 'the demo model'} ..."):
-        return Engine(**options)
+    return Engine(**_options(args, Engine))
 
 
 def _open(args: Namespace) -> Engine:

@@ -17,6 +17,7 @@ from . import _core
 from .hub import resolve_model, resolve_tokenizer
 from .outputs import Delta, EngineInfo, RequestOutput, ScoreOutput, Stats
 from .params import SamplingParams
+from .progress import announced
 from .prompts import Prompt, Prompts, TokenPrompt, read_prompt, split_prompts, token_array
 from .requests import Request
 from .tokenizer import Tokenizer, load_tokenizer
@@ -90,28 +91,30 @@ class Engine:
             dtype = "float32"
         folder = resolve_model(DEMO_MODEL if model is None else model, revision, weights=load_format != "dummy")
         tokenizer_path = folder if tokenizer is None else resolve_tokenizer(tokenizer)
-        self._core = _core.Engine(
-            model=str(folder),
-            load_format=load_format,
-            dtype=_dtype_name(dtype),
-            device=device,
-            kv_cache_dtype=_dtype_name(kv_cache_dtype),
-            isa=isa,
-            kv_cache_memory=kv_cache_memory or 0,
-            block_size=block_size,
-            max_model_len=max_model_len or 0,
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_batched_tokens or 0,
-            num_threads=num_threads or 0,
-            max_logprobs=max_logprobs,
-            enable_prefix_caching=enable_prefix_caching,
-            async_scheduling=async_scheduling,
-            record_steps=record_steps,
-            programmatic_launch=programmatic_launch,
-            attention=_attention() if attention is None else attention,
-            unfused_scores=_unfused_scores() if unfused_scores is None else unfused_scores,
-            seed=seed,
-        )
+        with announced(f"loading {'the demo model' if model is None else model} ...") as tell:
+            self._core = _core.Engine(
+                model=str(folder),
+                load_format=load_format,
+                dtype=_dtype_name(dtype),
+                device=device,
+                kv_cache_dtype=_dtype_name(kv_cache_dtype),
+                isa=isa,
+                kv_cache_memory=kv_cache_memory or 0,
+                block_size=block_size,
+                max_model_len=max_model_len or 0,
+                max_num_seqs=max_num_seqs,
+                max_num_batched_tokens=max_num_batched_tokens or 0,
+                num_threads=num_threads or 0,
+                max_logprobs=max_logprobs,
+                enable_prefix_caching=enable_prefix_caching,
+                async_scheduling=async_scheduling,
+                record_steps=record_steps,
+                programmatic_launch=programmatic_launch,
+                attention=_attention() if attention is None else attention,
+                unfused_scores=_unfused_scores() if unfused_scores is None else unfused_scores,
+                seed=seed,
+                on_layer_loaded=tell,
+            )
         self.info = EngineInfo(**self._core.info())
         self.tokenizer = load_tokenizer(folder) if tokenizer is None else Tokenizer(tokenizer_path)
         if self.tokenizer is not None:

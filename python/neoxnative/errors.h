@@ -12,6 +12,9 @@
 
 namespace neox::python {
 
+/// Python raised in a callback, and its error is set.
+struct Raised {};
+
 /// A new reference to the exception type that a reader of `kind` expects, or null with a Python error set.
 inline PyObject* exception_type(ErrorKind kind) {
   switch (kind) {
@@ -40,6 +43,7 @@ inline void set_error(PyObject* type, const char* what) {  // a message may quot
 inline void raise_neox_error() {
   try {
     throw;
+  } catch (const neox::python::Raised&) {
   } catch (const neox::Error& e) {
     PyObject* type = neox::python::exception_type(e.kind);
     if (type) neox::python::set_error(type, e.what());

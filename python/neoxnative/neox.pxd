@@ -1,4 +1,5 @@
 # What Python sees of cpp/include/neox/engine.h. Structs that only leave C++ are declared as C structs: Cython turns those into dicts.
+from cpython.object cimport PyObject
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libcpp cimport bool
 from libcpp.optional cimport optional
@@ -17,6 +18,11 @@ cdef extern from "neox/error.h" namespace "neox" nogil:
         invalid
         numerical
 
+cdef extern from "loading.h" nogil:
+    cdef cppclass LayerCallback "std::function<void(int32_t, int32_t)>":
+        pass
+    LayerCallback neox_told(PyObject* call)
+
 cdef extern from "neox/engine.h" namespace "neox" nogil:
     cdef cppclass EngineConfig:
         string model, load_format, dtype, device, kv_cache_dtype, isa, attention, unfused_scores
@@ -26,6 +32,7 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
         optional[bool] async_scheduling
         bool record_steps
         optional[uint64_t] seed
+        LayerCallback on_layer_loaded
 
     cdef cppclass SamplingParams:
         int32_t max_tokens, min_tokens, top_k, n, logprobs, prompt_logprobs, prompt_logprobs_start

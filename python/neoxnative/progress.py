@@ -6,11 +6,12 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
 _INTERVAL = 0.1  # seconds between two texts
+_BAR = 20  # characters
 
 
 class StatusLine:
@@ -43,14 +44,25 @@ class StatusLine:
         self._stream.flush()
 
 
+def bar(done: int, total: int) -> str:
+    filled = _BAR * done // total
+    return f"[{'#' * filled}{'.' * (_BAR - filled)}]"
+
+
 @contextmanager
-def announced(text: str, *, after: float = 0.5, stream: TextIO | None = None) -> Iterator[None]:
-    """Shows the text while the block runs, from `after` seconds on."""
+def announced(text: str, *, after: float = 0.5, stream: TextIO | None = None) -> Iterator[Callable[[int, int], None]]:
+    """Shows the text while the block runs, from `after` seconds on, with how many layers are done once the block tells it."""
+    start = time.monotonic()
     with StatusLine(stream) as line:
+
+        def tell(done: int, layers: int) -> None:
+            if time.monotonic() - start >= after:
+                line.show(f"{bar(done, layers)} {done} of {layers} layers, {text}")
+
         timer = threading.Timer(after, line.show, [text])
         timer.start()
         try:
-            yield
+            yield tell
         finally:
             timer.cancel()
             timer.join()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import termios
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -224,9 +225,35 @@ def test_loading_is_announced_if_it_takes_a_while():
     with announced("loading it ...", after=0.01, stream=stream):
         time.sleep(0.2)
     assert stream.getvalue() == "\rloading it ...\x1b[K\r\x1b[K"
-    with announced("loading it ...", after=0.01, stream=io.StringIO()) as nothing:
+    quiet = io.StringIO()
+    with announced("loading it ...", after=0.01, stream=quiet) as tell:
         time.sleep(0.05)
-    assert nothing is None
+        tell(1, 2)
+    assert quiet.getvalue() == ""
+
+
+def test_loading_shows_how_many_layers_are_there(folder_of, monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr("neoxnative.progress._INTERVAL", 0)
+    monkeypatch.setattr("neoxnative.engine.announced", lambda text: announced(text, after=0, stream=stream))
+    Engine(folder_of(TINY), device="cpu", kv_cache_memory=2**24)
+    shown = stream.getvalue()
+    assert f"] {TINY.layers} of {TINY.layers} layers, loading" in shown
+    assert shown.index("[#") < shown.index(f"[{'#' * 20}]")
+    assert shown.endswith("\r\x1b[K"), "the line is gone in the end"
+
+
+def test_ctrl_c_ends_the_loading(folder_of, monkeypatch):
+    @contextmanager
+    def interrupted(text):
+        def tell(done, layers):
+            raise KeyboardInterrupt(done)
+
+        yield tell
+
+    monkeypatch.setattr("neoxnative.engine.announced", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="^1$"):
+        Engine(folder_of(TINY), device="cpu", kv_cache_memory=2**24)
 
 
 def on_a_terminal(*arguments):

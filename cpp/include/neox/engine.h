@@ -2,6 +2,7 @@
 // The engine as C++ programs and the Python package see it. Everything here works on token ids.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -35,6 +36,8 @@ struct EngineConfig {
   // Prompts' attention on CUDA: "fused", or "unfused", with all scores in memory, of type "float32" or "model", the weights'.
   std::string attention = "fused";
   std::string unfused_scores = "float32";
+  // Told while the model loads how many layers are there, and how many will be. What it throws ends the loading.
+  std::function<void(int32_t done, int32_t layers)> on_layer_loaded;
 };
 
 struct NEOX_API SamplingParams {
