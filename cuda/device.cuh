@@ -40,6 +40,8 @@ __device__ inline void copy16_once(void* to, const void* from, bool real) {
                "l"(policy)
                : "memory");
 }
+/// Asks for the line of 128 bytes around p, no farther than into the L2 cache.
+__device__ inline void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 __device__ inline void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Until this thread's copies are there, but for those of its `Left` last commits.
 template <int Left> __device__ inline void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(Left) : "memory"); }

@@ -2,12 +2,14 @@
 // linear for up to 64 rows: out = act(x W^T + bias), W [n, inputs] and x [rows, inputs] of type T.
 // W is walked in units: 128 rows (256 with 64 rows of x) by 128 bytes of inputs. All units, tile of outputs after tile, are cut into equal
 // contiguous shares, one a CTA and one CTA an SM; each keeps a ring of units, with x's part beside W's, as large as shared memory allows,
-// so that many bytes are always on their way. A warp multiplies 16 (32) rows of W by all of x. A tile cut between CTAs is finished by the
-// one that comes last, which adds the partial sums in their order: the order of summation depends on the shape and the card alone. Two
-// parts with outs of their own are tiles one after the other; two parts with one out are one tile's units one after the other. The ring's
-// first units of W are fetched before the kernel before has ended; x only then. Floor: W read once from memory; x, once a CTA, from L2. 2
-// rows operations an element of W: at 64 rows of f16 a fifth of what the tensor cores of an H100 do meanwhile; f32 sums on the FMA units,
-// which keep up with memory to 16 rows. Instantiations: 10 (f16, bf16 x 8, 16, 32, 64 rows; f32 x 8, 16).
+// so that many bytes are always on their way. A warp multiplies 16 (32) rows of W by all of x.
+// A tile cut between CTAs is finished by the one that comes last, which adds the partial sums in their order: the order of summation
+// depends on the shape and the card alone.
+// Two parts with outs of their own are tiles one after the other; two parts with one out are one tile's units one after the other.
+// The ring's first units of W, and the next few as far as the L2 cache, are fetched before the kernel before has ended; x only then.
+// Floor: W read once from memory; x, once a CTA, from L2. 2 rows operations an element of W: at 64 rows of f16 a fifth of what the tensor
+// cores of an H100 do meanwhile; f32 sums on the FMA units, which keep up with memory to 16 rows.
+// Instantiations: 10 (f16, bf16 x 8, 16, 32, 64 rows; f32 x 8, 16).
 #pragma once
 #include "activate.cuh"
 #include "device.cuh"
@@ -102,7 +104,8 @@ template <> struct Multiply<float> {
 template <class T, int R> struct Small {
   static constexpr int kTiles = R == 64 ? 2 : 1;  // of 16 rows of W, a warp's
   static constexpr int kRows = kSmallWarps * 16 * kTiles, kW = kRows * 128, kStage = kW + R * 128;
-  static constexpr int kSums = kTiles * R / 8;  // of a thread, in fours
+  static constexpr int kPrefetched = 64 * 1024 / kW;  // units after the ring's first; many more would push out what is needed sooner
+  static constexpr int kSums = kTiles * R / 8;        // of a thread, in fours
 
   const SmallCall& p;
   uint8_t* ring;  // [stages][W | x]
@@ -128,6 +131,11 @@ template <class T, int R> struct Small {
       const bool real = v < from.vectors && first + i < from.n;
       copy16_once(to + i * 128, real ? w + i * from.w_ld : from.w, real);
     }
+  }
+  __device__ void prefetch_w(const SmallCursor& c) const {
+    const SmallPart& from = c.source(p);
+    const int n = c.tile * kRows + int(threadIdx.x);
+    if (threadIdx.x < kRows && n < from.n) prefetch(from.w + n * from.w_ld + c.vector(p) * 16);
   }
   __device__ void fetch_x(int slot, const SmallCursor& c) const {
     const SmallPart& from = c.source(p);
@@ -169,6 +177,8 @@ template <class T, int R> struct Small {
       if (i < count) fetch_w(i, next), next.advance(p);
       copy_commit();
     }
+    SmallCursor later = next;
+    for (int i = ahead; i < min(ahead + kPrefetched, count); i++) prefetch_w(later), later.advance(p);
     grid_wait();
     load_first_x();
     clear();
