@@ -20,6 +20,12 @@ def version() -> str: ...
 def read_bandwidth(threads: int) -> float:
     """How fast so many threads together read memory that is in no cache, in bytes/s; 0 threads = the cores this process may use."""
 
+def gpu_read_bandwidth() -> float:
+    """How fast the GPU reads its own memory, in bytes/s; NotImplementedError where this build has no CUDA backend."""
+
+def gpu_matmul_peak(dtype: str) -> float:
+    """FLOP/s of cuBLASLt's product of two random 8192 x 8192 matrices of "float32" (without TF32), "float16" or "bfloat16"."""
+
 class Engine:
     def __init__(
         self,

@@ -115,6 +115,21 @@ def read_bandwidth(threads):
     return bandwidth
 
 
+def gpu_read_bandwidth():
+    cdef double bandwidth
+    with nogil:
+        bandwidth = neox.gpu_read_bandwidth()
+    return bandwidth
+
+
+def gpu_matmul_peak(str dtype):
+    cdef neox.string c = dtype
+    cdef double peak
+    with nogil:
+        peak = neox.gpu_matmul_peak(c)
+    return peak
+
+
 cdef neox.Ids _ids(const int32_t[::1] ids) noexcept:
     return neox.Ids(&ids[0] if ids.shape[0] else NULL, <size_t>ids.shape[0])
 

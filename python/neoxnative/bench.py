@@ -1,7 +1,7 @@
 """How fast an engine is, beside what the machine can do, measured in the same run.
 
-Prefill: `batch` prompts of random ids, submitted at once, until each has its first token. Its limit is the float32 matrix product of
-numpy's BLAS. A prompt of T tokens counts as
+Prefill: `batch` prompts of random ids, submitted at once, until each has its first token. Its limit is a large matrix product: on a CPU
+numpy's, in float32; on a GPU cuBLASLt's, in the model's type. A prompt of T tokens counts as
 
     FLOPs = 2 * T * layers * (4 * hidden**2 + 2 * hidden * intermediate) + 2 * hidden * vocab + 4 * layers * hidden * T**2 / 2
 
@@ -12,6 +12,9 @@ Decode: steps in which all of the batch is past its prompt and gets one token ea
     bytes = weights without the embedding table + 2 * layers * hidden * size of a KV number * positions of all sequences
 
 since a step reads every matrix once and each sequence's keys and values; a model that fits into a cache may be read faster than that.
+
+With --calls, whole calls of Engine.generate are timed too, as other engines are often measured: the first token is a call for one token,
+and a token the difference to a call for new-tokens more, divided by these.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import _core
 from .engine import Engine
@@ -48,8 +52,10 @@ print(min(times[1:]))
 """
 _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 _SLOWING_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
-_COLUMNS = "{:>5}{:>8}{:>13}{:>10} {:<15}{:>9}{:>10} {:<17}{:>8}"
-_HEADS = ("batch", "prompt", "first token", "prefill", "", "of sgemm", "decode", "", "of read")
+_COLUMNS = "{:>5}{:>8}{:>13}{:>10} {:<15}{:>10}{:>10} {:<17}{:>8}"
+_HEADS = ("batch", "prompt", "first token", "prefill", "", "of matmul", "decode", "", "of read")
+_CALL_COLUMNS = "{:>5}{:>8}{:>13}{:>13}{:>13}{:>10}"
+_CALL_HEADS = ("batch", "prompt", "first token", "a token", "limit", "of limit")
 
 
 @dataclass
@@ -63,45 +69,67 @@ class _Cell:
     decode: list[float] = field(default_factory=list)
     step_bytes: list[float] = field(default_factory=list)
     read: list[float] = field(default_factory=list)  # bytes/s that the machine reads, right after the round's decode
+    calls: list[tuple[float, float]] = field(default_factory=list)  # seconds of a call for one token, and of one for new_tokens more
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """What the machine that the engine runs on can do."""
+
+    read: Callable[[], float]  # measures bytes/s
+    matmul: Callable[[], float]  # measures FLOP/s
+    matmul_of: str  # whose product in which type
+
+    @classmethod
+    def of(cls, info: EngineInfo) -> _Limits:
+        if info.device == "cuda":
+            return cls(_core.gpu_read_bandwidth, lambda: _core.gpu_matmul_peak(info.dtype), f"cuBLASLt, {info.dtype}")
+        threads = info.num_threads
+        return cls(lambda: _core.read_bandwidth(threads), lambda: _sgemm_peak(threads), f"{_blas()}, float32, {threads} threads")
 
 
 def measure(
     engine: Engine,
     *,
-    batches: Sequence[int],
-    prompts: Sequence[int],
+    cells: Sequence[tuple[int, int]],
     new_tokens: int,
     rounds: int,
+    calls: bool = False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Measures every batch with every length of prompts, and returns the report as JSON takes it.
+    """Measures batches of prompts, and returns the report as JSON takes it.
 
     engine: without prefix caching and with no other requests
+    cells: (batch, length of prompts) of each
     new_tokens: steps of decode in a round
     rounds: each goes over all cells, so that a slow spell of the machine is spread over them
+    calls: whole calls of generate are timed too
     tell: is told what comes next
     Combinations for which the engine has no room are left out, and named in the report. ValueError where none is left.
     """
-    cells, left_out = [], []
-    for batch in batches:
-        for prompt in prompts:
-            reason = _no_room(engine.info, batch, prompt, new_tokens)
-            if reason is None:
-                cells.append(_Cell(batch, prompt))
-            else:
-                left_out.append({"batch": batch, "prompt": prompt, "reason": reason})
-    if not cells:
+    measured, left_out = [], []
+    for batch, prompt in cells:
+        reason = _no_room(engine.info, batch, prompt, new_tokens)
+        if reason is None:
+            measured.append(_Cell(batch, prompt))
+        else:
+            left_out.append({"batch": batch, "prompt": prompt, "reason": reason})
+    if not measured:
         raise ValueError(f"nothing can be measured: {left_out[0]['reason']}" if left_out else "no batch or no prompt was given")
-    on_cpu = engine.info.device == "cpu"
+    limits = _Limits.of(engine.info)
     tell("measuring the machine's matrix product")
-    sgemm = _sgemm_peak(engine.info.num_threads) if on_cpu else None
+    matmul = limits.matmul()
     rng = np.random.default_rng(0)
-    _decode(engine, cells[0], 1, rng)  # what is touched for the first time
+    for cell in measured:  # what each touches for the first time
+        _decode(engine, cell, 1, rng)
     for number in range(rounds):
-        for cell in cells:
+        for cell in measured:
             tell(f"round {number + 1} of {rounds}: batch {cell.batch}, prompt {cell.prompt}")
-            _run(engine, cell, new_tokens, rng, on_cpu=on_cpu)
-    return _report(engine.info, cells, left_out, sgemm, {"new_tokens": new_tokens, "rounds": rounds})
+            _run(engine, cell, new_tokens, rng, limits)
+            if calls:
+                cell.calls.append((_call(engine, cell, 1, rng), _call(engine, cell, 1 + new_tokens, rng)))
+    settings = {"new_tokens": new_tokens, "rounds": rounds, "matmul_of": limits.matmul_of}
+    return _report(engine.info, measured, left_out, matmul, settings)
 
 
 def _lead(info: EngineInfo, batch: int, prompt: int) -> int:
@@ -121,21 +149,32 @@ def _no_room(info: EngineInfo, batch: int, prompt: int, new_tokens: int) -> str 
     return None
 
 
-def _run(engine: Engine, cell: _Cell, new_tokens: int, rng: np.random.Generator, *, on_cpu: bool) -> None:
+def _run(engine: Engine, cell: _Cell, new_tokens: int, rng: np.random.Generator, limits: _Limits) -> None:
     seconds, firsts = _prefill(engine, cell, rng)
     cell.prefill.append(cell.batch * cell.prompt / seconds)
     cell.first_token += firsts
     seconds, tokens, positions = _decode(engine, cell, new_tokens, rng)
     cell.decode.append(tokens / seconds)
     cell.step_bytes.append(_weight_bytes(engine.info) + _kv_bytes(engine.info) * positions)
-    if on_cpu:
-        cell.read.append(_core.read_bandwidth(engine.info.num_threads))
+    cell.read.append(limits.read())
+
+
+def _requests(engine: Engine, cell: _Cell, max_tokens: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], SamplingParams]:
+    params = SamplingParams(max_tokens=max_tokens, temperature=0, ignore_eos=True)
+    return rng.integers(0, engine.info.vocab, (cell.batch, cell.prompt)), params
 
 
 def _submit(engine: Engine, cell: _Cell, max_tokens: int, rng: np.random.Generator) -> list[int]:
-    params = SamplingParams(max_tokens=max_tokens, temperature=0, ignore_eos=True)
-    prompts = rng.integers(0, engine.info.vocab, (cell.batch, cell.prompt))
+    prompts, params = _requests(engine, cell, max_tokens, rng)
     return [engine.submit(prompt, params) for prompt in prompts]
+
+
+def _call(engine: Engine, cell: _Cell, tokens: int, rng: np.random.Generator) -> float:
+    """Seconds of a call of generate."""
+    prompts, params = _requests(engine, cell, tokens, rng)
+    start = time.perf_counter()
+    engine.generate(prompts, params)
+    return time.perf_counter() - start
 
 
 def _step(engine: Engine) -> list[Delta]:
@@ -208,8 +247,16 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": median(values), "min": min(values), "max": max(values)}
 
 
+def _calls(info: EngineInfo, cell: _Cell, new_tokens: int) -> dict[str, float]:
+    """Medians of whole calls, and the time in which memory is read that a step of such a call has to read on average."""
+    first, whole = (median(times) for times in zip(*cell.calls))
+    positions = cell.batch * (cell.prompt + (new_tokens + 1) / 2)
+    limit = (_weight_bytes(info) + _kv_bytes(info) * positions) / median(cell.read)
+    return {"first_token_seconds": first, "token_seconds": (whole - first) / new_tokens, "limit_seconds": limit}
+
+
 def _report(
-    info: EngineInfo, cells: Sequence[_Cell], left_out: Sequence[dict[str, Any]], sgemm: float | None, settings: dict[str, int]
+    info: EngineInfo, cells: Sequence[_Cell], left_out: Sequence[dict[str, Any]], matmul: float, settings: dict[str, Any]
 ) -> dict[str, Any]:
     read = [value for cell in cells for value in cell.read]
     described = []
@@ -223,20 +270,20 @@ def _report(
                 "first_token_seconds": _spread(cell.first_token),
                 "prefill_tokens_per_second": _spread(cell.prefill),
                 "prefill_flops_per_token": flops,
-                "prefill_share_of_sgemm": median(cell.prefill) * flops / sgemm if sgemm else None,
+                "prefill_share_of_matmul": median(cell.prefill) * flops / matmul,
                 "decode_tokens_per_second": _spread(cell.decode),
                 "decode_bytes_per_step": median(cell.step_bytes),
-                "decode_share_of_read": median(shares) if shares else None,
+                "decode_share_of_read": median(shares),
+                "calls": _calls(info, cell, settings["new_tokens"]) if cell.calls else None,
             }
         )
     return {
         "engine": {name: value for name, value in asdict(info).items() if name not in ("eos_token_ids", "warnings")},
         "warnings": info.warnings,
         **settings,
-        "read_bytes_per_second": _spread(read) if read else None,
-        "sgemm_flops_per_second": sgemm,
-        "blas": _blas(),
-        "blas_environment": {name: os.environ[name] for name in _SLOWING_VARIABLES if name in os.environ},
+        "read_bytes_per_second": _spread(read),
+        "matmul_flops_per_second": matmul,
+        "blas_environment": {name: os.environ[name] for name in _SLOWING_VARIABLES if name in os.environ and info.device == "cpu"},
         "cells": described,
         "left_out": list(left_out),
     }
@@ -244,23 +291,31 @@ def _report(
 
 def format_report(report: dict[str, Any]) -> str:
     """The report as lines for people."""
-    engine, read, sgemm = report["engine"], report["read_bytes_per_second"], report["sgemm_flops_per_second"]
+    engine, read, matmul = report["engine"], report["read_bytes_per_second"], report["matmul_flops_per_second"]
     rows = [
         ("model", f"{engine['model']}, {engine['parameters']:,} parameters"),
         ("weights", f"{engine['dtype']}, {engine['weight_bytes'] / 2**20:,.1f} MiB; KV cache {engine['kv_cache_dtype']}"),
         ("device", f"{engine['device']}, {engine['device_detail']}"),
+        ("read limit", f"{read['median'] * 1e-9:.1f} GB/s ({read['min'] * 1e-9:.1f}-{read['max'] * 1e-9:.1f} during the run)"),
+        ("matmul limit", f"{matmul * 1e-9:.1f} GFLOP/s, {report['matmul_of']}"),
     ]
-    if read and sgemm:
-        rows.append(("read limit", f"{read['median'] * 1e-9:.1f} GB/s ({read['min'] * 1e-9:.1f}-{read['max'] * 1e-9:.1f} during the run)"))
-        rows.append(("sgemm limit", f"{sgemm * 1e-9:.1f} GFLOP/s, {report['blas']}, {engine['num_threads']} threads"))
-    if sgemm and report["blas_environment"]:
+    if report["blas_environment"]:
         values = ", ".join(f"{name}={value}" for name, value in report["blas_environment"].items())
-        rows.append(("note", f"{values} is set, which may make numpy slower than the machine, and the share of sgemm too large"))
+        rows.append(("note", f"{values} is set, which may make numpy slower than the machine, and the share of matmul too large"))
     rows += [("warning", warning) for warning in report["warnings"]]
     rows += [("left out", entry["reason"]) for entry in report["left_out"]]
     rows.append(("measured", f"tokens/s, medians of {report['rounds']} rounds (min-max); decode over {report['new_tokens']} steps"))
     lines = [f"{name:<13}{text}" for name, text in rows]
-    return "\n".join([*lines, "", _COLUMNS.format(*_HEADS), *map(_format_cell, report["cells"])])
+    lines += ["", _COLUMNS.format(*_HEADS), *map(_format_cell, report["cells"])]
+    if any(cell["calls"] for cell in report["cells"]):
+        lines += ["", _CALL_COLUMNS.format(*_CALL_HEADS), *map(_format_calls, report["cells"])]
+    return "\n".join(lines)
+
+
+def _format_calls(cell: dict[str, Any]) -> str:
+    first, token, limit = (cell["calls"][name] for name in ("first_token_seconds", "token_seconds", "limit_seconds"))
+    times = (f"{seconds * 1e3:.2f} ms" for seconds in (first, token, limit))
+    return _CALL_COLUMNS.format(cell["batch"], cell["prompt"], *times, f"{limit / token:.0%}")
 
 
 def _format_cell(cell: dict[str, Any]) -> str:
@@ -268,10 +323,7 @@ def _format_cell(cell: dict[str, Any]) -> str:
         middle, low, high = (f"{spread[name]:.{digits}f}" for name in ("median", "min", "max"))
         return middle, f"({low}-{high})"
 
-    def share(value: float | None) -> str:
-        return "-" if value is None else f"{value:.0%}"
-
     first = f"{cell['first_token_seconds']['median'] * 1e3:.1f} ms"
-    prefill = (*rates(cell["prefill_tokens_per_second"], 0), share(cell["prefill_share_of_sgemm"]))
-    decode = (*rates(cell["decode_tokens_per_second"], 1), share(cell["decode_share_of_read"]))
+    prefill = (*rates(cell["prefill_tokens_per_second"], 0), f"{cell['prefill_share_of_matmul']:.0%}")
+    decode = (*rates(cell["decode_tokens_per_second"], 1), f"{cell['decode_share_of_read']:.0%}")
     return _COLUMNS.format(cell["batch"], cell["prompt"], first, *prefill, *decode)

@@ -81,6 +81,8 @@ def _parser() -> _Parser:
     measure = command("bench", commands.bench, summary, str(bench.__doc__))
     measure.add_argument("--batch", type=_counts, default=[1, 8], metavar="N,...", help="prompts at once (default: 1,8)")
     measure.add_argument("--prompt", type=_counts, default=[32, 128, 512], metavar="N,...", help="tokens of each (default: 32,128,512)")
+    measure.add_argument("--cells", type=_cells, metavar="BxP,...", help="instead of every batch with every prompt: 1x128,64x576")
+    measure.add_argument("--calls", action="store_true", help="also time whole calls of generate")
     measure.add_argument("--new-tokens", type=_count, default=64, metavar="N", help="steps of decode in a round (default: 64)")
     measure.add_argument("--rounds", type=_count, default=3, metavar="N", help="of which medians are printed (default: 3)")
     measure.add_argument("--json", action="store_true", help="print one JSON object, in seconds, bytes and FLOPs, instead of a table")
@@ -100,6 +102,11 @@ def _count(text: str) -> int:
 
 def _counts(text: str) -> list[int]:
     return [_count(part) for part in text.split(",")]
+
+
+def _cells(text: str) -> list[tuple[int, int]]:
+    parts = [part.partition("x") for part in text.split(",")]
+    return [(_count(batch), _count(prompt)) for batch, _, prompt in parts]
 
 
 def _add_options(

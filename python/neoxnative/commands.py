@@ -64,8 +64,9 @@ def score(args: Namespace) -> int:
 def bench(args: Namespace) -> int:
     args.enable_prefix_caching = False  # random prompts have no common beginning, but those of a next round would
     engine = _load(args)
+    cells = args.cells or [(batch, prompt) for batch in args.batch for prompt in args.prompt]
     with StatusLine() as line:
-        report = measure(engine, batches=args.batch, prompts=args.prompt, new_tokens=args.new_tokens, rounds=args.rounds, tell=line.show)
+        report = measure(engine, cells=cells, new_tokens=args.new_tokens, rounds=args.rounds, calls=args.calls, tell=line.show)
     print(json.dumps(report, ensure_ascii=False) if args.json else format_report(report))
     return 0
 

@@ -106,3 +106,5 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
 
 cdef extern from "neox/machine.h" namespace "neox" nogil:
     double read_bandwidth(int threads) except +raise_neox_error
+    double gpu_read_bandwidth() except +raise_neox_error
+    double gpu_matmul_peak(const string& dtype) except +raise_neox_error

@@ -99,6 +99,7 @@ def test_a_text_of_one_token_has_no_perplexity(capsys, folder_of):
         (["bench", "--batch", "0"], 2),
         (["bench", "--batch", "1,x"], 2),
         (["bench", "--prompt", ""], 2),
+        (["bench", "--cells", "1x8,8"], 2),
         (["bench", "--rounds", "-1"], 2),
         (["score", "--file", "no/such/file"], 1),
         (["score", "a " * 3000], 1),
@@ -143,16 +144,16 @@ def test_bench_measures_every_combination_that_has_room(report):
 
 def test_shares_of_the_limits_follow_from_the_numbers_beside_them(report):
     hidden, inner, layers, vocab = TINY.hidden, TINY.inner, TINY.layers, TINY.vocab
-    read, sgemm = report["read_bytes_per_second"], report["sgemm_flops_per_second"]
+    read, matmul = report["read_bytes_per_second"], report["matmul_flops_per_second"]
     assert 0 < read["min"] <= read["median"] <= read["max"] < math.inf
-    assert 0 < sgemm < math.inf
-    assert "numpy" in report["blas"]
+    assert 0 < matmul < math.inf
+    assert {"cpu": "numpy", "cuda": "cuBLASLt"}[report["engine"]["device"]] in report["matmul_of"]
     for cell in report["cells"]:
         batch, prompt = cell["batch"], cell["prompt"]
         flops = 2 * prompt * layers * (4 * hidden**2 + 2 * hidden * inner) + 2 * hidden * vocab + 2 * layers * hidden * prompt**2
         assert math.isclose(cell["prefill_flops_per_token"], flops / prompt)
-        share = cell["prefill_tokens_per_second"]["median"] * flops / prompt / sgemm
-        assert math.isclose(cell["prefill_share_of_sgemm"], share)
+        share = cell["prefill_tokens_per_second"]["median"] * flops / prompt / matmul
+        assert math.isclose(cell["prefill_share_of_matmul"], share)
         weights = report["engine"]["weight_bytes"] - vocab * hidden * 4
         positions = (cell["decode_bytes_per_step"] - weights) / (2 * layers * hidden * 2)
         ahead = 0 if batch == 1 else math.ceil((batch - 1) * prompt / (16 - batch + 1))
@@ -162,14 +163,15 @@ def test_shares_of_the_limits_follow_from_the_numbers_beside_them(report):
 
 
 def test_every_timed_step_of_decode_gives_each_sequence_a_token(folder_of, monkeypatch):
-    engine = Engine(folder_of(TINY), enable_prefix_caching=False, max_num_batched_tokens=8)
+    engine = Engine(folder_of(TINY), device="cpu", enable_prefix_caching=False, max_num_batched_tokens=8)
     monkeypatch.setattr("neoxnative.bench._sgemm_peak", lambda threads: 1e9)
     monkeypatch.setattr("neoxnative.bench._core.read_bandwidth", lambda threads: 1e9)
     told = []
-    measure(engine, batches=[1, 7, 8], prompts=[1, 30], new_tokens=9, rounds=2, tell=told.append)
+    cells = [(batch, prompt) for batch in (1, 7, 8) for prompt in (1, 30)]
+    measure(engine, cells=cells, new_tokens=9, rounds=2, tell=told.append)
     stats = engine.stats
     assert stats.tokens_cached == stats.preemptions == stats.running == 0
-    assert stats.finished == stats.requests == 1 + 2 * 2 * 2 * (1 + 7 + 8)
+    assert stats.finished == stats.requests == (1 + 2 * 2) * 2 * (1 + 7 + 8), "once to warm up, and in each round prefill and decode"
     assert told[-1] == "round 2 of 2: batch 8, prompt 30"
 
 
@@ -177,7 +179,8 @@ def test_bench_as_text_names_the_limits_and_the_environment_that_moves_them(fold
     monkeypatch.setattr("neoxnative.bench._sgemm_peak", lambda threads: 123e9)
     monkeypatch.setattr("neoxnative.bench._core.read_bandwidth", lambda threads: 45e9)
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
-    assert main(["bench", "--model", folder_of(TINY), "--batch", "2", "--prompt", "8", "--new-tokens", "2", "--rounds", "2"]) == 0
+    bench = ["bench", "--model", folder_of(TINY), "--device", "cpu", "--new-tokens", "2", "--rounds", "2"]
+    assert main([*bench, "--batch", "2", "--prompt", "8"]) == 0
     out = capsys.readouterr().out
     assert "45.0 GB/s" in out and "123.0 GFLOP/s" in out
     assert "OPENBLAS_CORETYPE=Haswell" in out
@@ -185,6 +188,28 @@ def test_bench_as_text_names_the_limits_and_the_environment_that_moves_them(fold
     assert head[:2] == ["batch", "prompt"]
     assert row[:2] == ["2", "8"]
     assert sum(part.endswith("%") for part in row) == 2
+
+
+def test_calls_of_generate_are_timed_beside_the_time_that_reading_takes(folder_of, monkeypatch, capsys):
+    monkeypatch.setattr("neoxnative.bench._sgemm_peak", lambda threads: 1e9)
+    monkeypatch.setattr("neoxnative.bench._core.read_bandwidth", lambda threads: 1e9)
+    ticks = iter(range(10**6))
+    monkeypatch.setattr("neoxnative.bench._call", lambda engine, cell, tokens, rng: tokens + cell.batch + next(ticks) % 2 * 1e-3)
+    bench = ["bench", "--model", folder_of(TINY), "--device", "cpu", "--new-tokens", "4", "--rounds", "3"]
+    assert main([*bench, "--cells", "2x8,1x30", "--calls", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [(cell["batch"], cell["prompt"]) for cell in report["cells"]] == [(2, 8), (1, 30)]
+    weights = report["engine"]["weight_bytes"] - TINY.vocab * TINY.hidden * 4
+    for cell in report["cells"]:
+        calls, batch, prompt = cell["calls"], cell["batch"], cell["prompt"]
+        assert math.isclose(calls["first_token_seconds"], 1 + batch)
+        assert math.isclose(calls["token_seconds"], (4 + 1e-3) / 4)
+        read = sum(weights + 2 * TINY.layers * TINY.hidden * 4 * batch * (prompt + step) for step in (1, 2, 3, 4)) / 4
+        assert math.isclose(calls["limit_seconds"], read / 1e9)
+    assert main([*bench, "--cells", "2x8", "--calls"]) == 0
+    head, row = (line.split() for line in capsys.readouterr().out.splitlines()[-2:])
+    assert head[:2] == ["batch", "prompt"] and row[:2] == ["2", "8"]
+    assert row[-1].endswith("%")
 
 
 def test_read_bandwidth_is_a_number_and_refuses_a_negative_count():

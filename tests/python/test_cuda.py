@@ -11,7 +11,7 @@ import models
 import reference
 import test_batching
 from models import Model
-from neoxnative import Engine, SamplingParams
+from neoxnative import Engine, SamplingParams, _core
 from test_batching import bits_of
 
 TINY = Model(seed=1, heads=2, head_dim=16, max_positions=256)
@@ -100,6 +100,14 @@ def test_a_run_repeats_its_bits(folder_of):
     for dtype in ERRORS:
         engine = open_engine(folder_of(TINY), dtype=dtype, enable_prefix_caching=False)
         assert np.array_equal(engine.forward(ids[None]), engine.forward(ids[None]))
+
+
+def test_what_the_gpu_can_do_is_measured_and_tensor_cores_show():
+    assert 5e10 < _core.gpu_read_bandwidth() < 5e13
+    peaks = {dtype: _core.gpu_matmul_peak(dtype) for dtype in ERRORS}
+    assert 1e11 < peaks["float32"] < min(peaks["float16"], peaks["bfloat16"]) < 1e16
+    with pytest.raises(ValueError, match="dtype is 'int8'"):
+        _core.gpu_matmul_peak("int8")
 
 
 @pytest.fixture(scope="module")

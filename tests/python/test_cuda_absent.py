@@ -12,6 +12,7 @@ import pytest
 
 import neoxnative
 from models import Model
+from neoxnative import _core
 
 TINY = Model(seed=1, heads=2, head_dim=16, max_positions=64)
 PACKAGE = Path(neoxnative.__file__).parent
@@ -79,6 +80,14 @@ def test_a_plugin_that_is_missing(folder_of, tmp_path):
     device, message = opened(folder_of(TINY), PYTHONPATH=":".join([str(tmp_path), *needed]))
     assert device == "cpu"
     assert message.startswith(f"device 'cuda' is not available: {copy} has no libneox_cuda.so; this build: cuda: o")
+
+
+@pytest.mark.skipif(bool(list(PACKAGE.glob("libneox_cuda*"))), reason="this build has the CUDA plugin")
+def test_a_gpu_is_not_measured_without_the_plugin():
+    with pytest.raises(NotImplementedError, match=r"has no libneox_cuda\.so"):
+        _core.gpu_read_bandwidth()
+    with pytest.raises(ValueError, match="dtype is 'int8'"):
+        _core.gpu_matmul_peak("int8")
 
 
 def test_a_driver_that_is_too_old(folder_of, old_driver, plugin):

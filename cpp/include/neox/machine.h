@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the machine itself can do, for benchmarks to print beside their numbers.
 #pragma once
+#include <string>
+
 #include "neox/error.h"
 
 namespace neox {
@@ -8,5 +10,12 @@ namespace neox {
 /// How fast `threads` threads together read memory that is in no cache, in bytes/s: the best of a few passes, about a fifth of a second.
 /// 0 = the cores this process may use. Throws Error(invalid) for a negative count, Error(memory) where there is no room for the buffer.
 NEOX_API double read_bandwidth(int threads);
+
+/// How fast the current GPU reads its own memory, in bytes/s: a sum over 1 GiB, the best of a few passes. Throws Error(unsupported) where
+/// this build has no CUDA backend, Error(memory) where the GPU has no room, Error(runtime) where it does not run.
+NEOX_API double gpu_read_bandwidth();
+/// FLOP/s of cuBLASLt's product of two random 8192 x 8192 matrices of "float32" (without TF32), "float16" or "bfloat16" on the current GPU:
+/// the best of a few. Throws as gpu_read_bandwidth, and Error(invalid) for another type.
+NEOX_API double gpu_matmul_peak(const std::string& dtype);
 
 }  // namespace neox
