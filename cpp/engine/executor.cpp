@@ -15,6 +15,7 @@ Executor::Executor(EngineConfig& config, std::vector<std::string>& warnings) : m
       {.device = config.device, .isa = config.isa, .num_threads = config.num_threads, .programmatic_launch = config.programmatic_launch});
   config.device = backend_->name();
   complete_limits(config);
+  shard_ = make_shard(model_config_, 0, 1, 1);
   load(config, warnings);
   backend_->reserve({.tokens = limits_.tokens,
                      .kv = config.max_model_len,
@@ -24,11 +25,10 @@ Executor::Executor(EngineConfig& config, std::vector<std::string>& warnings) : m
   arena_ = std::make_unique<Arena>(*backend_);
   const int32_t logit_rows = on_gpu() ? 256 : 64;
   activations_ =
-      make_activations(*arena_, model_config_, backend_->activation_dtype(dtype_named(config.dtype)), limits_.tokens, logit_rows);
+      make_activations(*arena_, model_config_, shard_, backend_->activation_dtype(dtype_named(config.dtype)), limits_.tokens, logit_rows);
   if (on_gpu()) limits_.recorded = shapes_to_record(limits_, logit_rows);
   make_buffers(config);
   make_cache(config, dtype_named(config.kv_cache_dtype, "kv_cache_dtype"));  // last: it may take what is left
-  const int32_t layers = model_config_.num_hidden_layers;
   model_ = std::make_unique<Model>(Model::Parts{.backend = *backend_,
                                                 .tensor_parallel = tensor_parallel_,
                                                 .pipeline = pipeline_,
@@ -36,7 +36,7 @@ Executor::Executor(EngineConfig& config, std::vector<std::string>& warnings) : m
                                                 .weights = *weights_,
                                                 .kv = kv_->layers(),
                                                 .activations = activations_,
-                                                .stage = {.first_layer = 0, .last_layer = layers, .layers = layers}});
+                                                .shard = shard_});
   if (config.record_steps) record_steps();
 }
 
@@ -76,7 +76,7 @@ void Executor::load(EngineConfig& config, std::vector<std::string>& warnings) {
   if (config.dtype == "auto") config.dtype = name_of(checkpoint->dtype_of("gpt_neox.layers.0.attention.query_key_value.weight"));
   const DType dtype = dtype_named(config.dtype);
   if (config.kv_cache_dtype == "auto") config.kv_cache_dtype = config.dtype;
-  weights_ = std::make_unique<Weights>(*backend_, *checkpoint, model_config_, dtype, warnings);
+  weights_ = std::make_unique<Weights>(*backend_, *checkpoint, model_config_, shard_, dtype, warnings);
   if (config.load_format == "dummy") warnings.push_back("the weights are random (load_format dummy): what is generated means nothing");
 }
 

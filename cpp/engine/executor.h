@@ -51,6 +51,7 @@ class Executor {
   int32_t sample(const StepBuffer& buffer, const Tensor& logits, int32_t first, int32_t done);
 
   ModelConfig model_config_;
+  Shard shard_;
   std::unique_ptr<Backend> backend_;  // outlives all that follows
   std::unique_ptr<Weights> weights_;
   std::unique_ptr<KvCache> kv_;
