@@ -10,8 +10,8 @@
 namespace neox {
 
 /// Messages between two ranks keep their order within a channel.
-enum class Channel : int32_t { meeting, steps, tensor_parallel, pipeline, results };
-constexpr int kChannels = 5;
+enum class Channel : int32_t { meeting, steps, tensor_parallel, pipeline, results, probes };
+constexpr int kChannels = 6;
 
 /// Where a rank is, for what it says when it waits in vain.
 struct Doing {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <memory>
 #include <vector>
 
 #include "backend/backend.h"
@@ -40,5 +41,8 @@ class HostCommunicator final : public Communicator {
   int64_t step_ = -1;                      // whose collectives are counted
   int32_t nth_ = 0;
 };
+
+/// The data plane between those ranks of a group: of one that is alone, nothing.
+std::unique_ptr<Communicator> connect(Backend& backend, HostGroup& group, const std::vector<int>& members, Channel channel);
 
 }  // namespace neox
