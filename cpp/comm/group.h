@@ -53,8 +53,8 @@ class NEOX_API HostGroup {
 };
 
 /// Text of any length.
-void send_text(HostGroup& group, int to, Channel channel, const std::string& text);
-std::string recv_text(HostGroup& group, int from, Channel channel, HostGroup::Patience patience = HostGroup::Patience::timeout);
+NEOX_API void send_text(HostGroup& group, int to, Channel channel, const std::string& text);
+NEOX_API std::string recv_text(HostGroup& group, int from, Channel channel, HostGroup::Patience patience = HostGroup::Patience::timeout);
 
 /// What every rank has to have alike, as lines "name: value". All ranks come here; where two differ all throw Error(invalid), which names
 /// the first line that differs, and what it is on which rank.

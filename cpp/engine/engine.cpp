@@ -154,6 +154,7 @@ void Engine::Impl::step(std::vector<Delta>& deltas) {
 /// What an exception leaves behind cannot be told, here and on the other ranks.
 void Engine::Impl::break_down(const std::exception& why) {
   failure = why.what();
+  broken = true;
   ranks.fail(why);
   throw;
 }
@@ -210,6 +211,7 @@ std::vector<Delta> Engine::step() {
   return deltas;
 }
 
+bool Engine::failed() const { return impl_->broken; }
 bool Engine::has_work() const { return impl_->open > 0 || impl_->has_pending; }
 
 Stats Engine::stats() const {

@@ -65,7 +65,7 @@ struct Engine::Impl {
   Stats stats;
 
   std::atomic<int64_t> open{0};  // requests that have not ended
-  std::atomic<bool> has_pending{false};
+  std::atomic<bool> has_pending{false}, broken{false};
 };
 
 }  // namespace neox

@@ -23,9 +23,9 @@ constexpr size_t kLarge = 4096;  // bytes of a message that MPI may not send bef
 /// Throws Error(runtime) with MPI's own words unless the call succeeded.
 void check_mpi(int code, const char* call);
 
-/// Ranks that are MPI processes. MPI is asked, and never waited for: every wait here is a loop that looks at the clock, and at whether another
-/// rank has failed. A thread of its own moves messages along while the rank computes, gives a sign of life, and listens for the others':
-/// rank 0 watches all, the others watch rank 0, be they loading, at work or idle.
+/// Ranks that are MPI processes. MPI is asked, and never waited for: every wait here is a loop that looks at the clock, and at whether
+/// another rank has failed. A thread of its own moves messages along while the rank computes, gives a sign of life, and listens for the
+/// others': rank 0 watches all, the others watch rank 0, be they loading, at work or idle.
 class MpiGroup final : public HostGroup {
  public:
   MpiGroup(MPI_Comm parent, double timeout);
@@ -73,9 +73,9 @@ class MpiGroup final : public HostGroup {
   AdaptiveSpin spin_;
   std::vector<char> incoming_;
 
-  std::mutex mpi_;                 // MPI is called by one thread of this group at a time; over the two below
-  std::list<Outgoing> outgoing_;   // sent, and not known to have left
-  std::vector<Peer> peers_;        // [ranks]
+  std::mutex mpi_;                // MPI is called by one thread of this group at a time; over the two below
+  std::list<Outgoing> outgoing_;  // sent, and not known to have left
+  std::vector<Peer> peers_;       // [ranks]
 
   std::atomic<bool> failed_{false};
   std::mutex news_;  // over the four below

@@ -12,8 +12,8 @@ namespace neox {
 namespace {
 
 constexpr int kSignTag = 100;
-constexpr double kBeats = 8;     // signs in a time-out
-constexpr double kLost = 0.75;   // of a time-out without a sign is the end
+constexpr double kBeats = 8;    // signs in a time-out
+constexpr double kLost = 0.75;  // of a time-out without a sign is the end
 constexpr auto kLook = std::chrono::microseconds(20000), kLookWhenBusy = std::chrono::microseconds(100);
 
 }  // namespace

@@ -15,11 +15,17 @@ bool initialized() {
   return yes != 0;
 }
 
+/// Some end in a zero, some in a line's end.
+std::string trimmed(const std::string& text) {
+  const std::string words = text.c_str();
+  return words.substr(0, words.find_last_not_of(" \t\r\n") + 1);
+}
+
 std::string library() {
   char text[MPI_MAX_LIBRARY_VERSION_STRING] = "";
   int length = 0;
   check_mpi(MPI_Get_library_version(text, &length), "MPI_Get_library_version");
-  return {text, size_t(std::max(length, 0))};
+  return trimmed(text);
 }
 
 std::string first_words(const std::string& text) { return text.substr(0, text.find_first_of(",\n")); }
@@ -48,14 +54,14 @@ class Plugin final : public MpiPlugin {
   std::unique_ptr<HostGroup> connect(const MpiConfig& config) override {
     if (!config.comm) start();
     if (!initialized()) fail(ErrorKind::runtime, "MPI is not initialised: import mpi4py.MPI, or call MPI_Init_thread, first");
-    if (!config.library.empty() && config.library != library())
+    if (!config.library.empty() && trimmed(config.library) != library())
       fail(ErrorKind::unsupported, "the communicator is of ", first_words(config.library), ", but libneox_mpi.so is linked to ",
            first_words(library()), ": two MPIs in one process");
     int level = 0;
     check_mpi(MPI_Query_thread(&level), "MPI_Query_thread");
     if (level < MPI_THREAD_MULTIPLE)
-      fail(ErrorKind::unsupported, "MPI was initialised with thread level ", level, ", expected MPI_THREAD_MULTIPLE (",
-           MPI_THREAD_MULTIPLE, "), which is mpi4py's default");
+      fail(ErrorKind::unsupported, "MPI was initialised with thread level ", level, ", expected MPI_THREAD_MULTIPLE (", MPI_THREAD_MULTIPLE,
+           "), which is mpi4py's default");
     check_launcher();
     const MPI_Comm comm = config.comm ? MPI_Comm_f2c(MPI_Fint(*config.comm)) : MPI_COMM_WORLD;
     return std::make_unique<MpiGroup>(comm, config.timeout);

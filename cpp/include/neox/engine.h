@@ -147,6 +147,7 @@ class NEOX_API Engine {
   std::string follow();
   /// On rank 0: ends the others' follow.
   void release(const std::string& word);
+  bool failed() const;  // an error ended this engine, and nothing but destroying it is left
 
  private:
   struct Impl;
