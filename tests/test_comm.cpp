@@ -124,7 +124,7 @@ TEST(ThreadGroup, ARankThatThrowsEndsTheOthersAtOnceWithItsWordsAndKind) {
     ADD_FAILURE() << "recv returned";
   } catch (const Error& e) {
     EXPECT_EQ(e.kind, ErrorKind::memory);
-    EXPECT_STREQ(e.what(), "rank 1 failed in step 3, embedding: no room");
+    EXPECT_STREQ(e.what(), "rank 1 failed in step 3, embedding: no room; rank 0 was in the start");
   }
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
   other.join();

@@ -94,7 +94,7 @@ class ThreadGroup final : public HostGroup {
  private:
   [[noreturn]] void report() const {
     const std::lock_guard lock(shared_->lock);
-    throw Error(shared_->kind, shared_->why);
+    throw Error(shared_->kind, concat(shared_->why, "; rank ", rank_, " was in ", place()));
   }
 
   const std::shared_ptr<Shared> shared_;

@@ -177,7 +177,7 @@ void Ranks::release(const std::string& word) {
 }
 
 void Ranks::meet(const std::string& call) {
-  call_ = call;
+  call_ = call.substr(0, call.find('\n'));
   group_->doing = {.step = 0, .what = call_.c_str()};
   agree(*group_, call);
 }

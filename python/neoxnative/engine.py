@@ -18,7 +18,7 @@ from .hub import resolve_model, resolve_tokenizer
 from .outputs import Delta, EngineInfo, RequestOutput, ScoreOutput, Stats
 from .params import SamplingParams
 from .prompts import Prompt, Prompts, TokenPrompt, read_prompt, split_prompts, token_array
-from .ranks import MpiRanks, collective, mpi_options
+from .ranks import MpiRanks, born_together, collective, mpi_options
 from .requests import Request
 from .tokenizer import Tokenizer, load_tokenizer
 
@@ -55,7 +55,7 @@ class Engine:
 
     tensor_parallel_size: ranks that share every layer; must divide the attention heads and the intermediate size
     pipeline_parallel_size: stages of layers, each of tensor_parallel_size ranks; several steps are then on their way at once
-    comm: a communicator of mpi4py: its processes are the ranks, and all of them make this Engine; None = the ranks are threads of this process
+    comm: a communicator of mpi4py: its processes are the ranks, and all make this Engine; None = the ranks are threads of this process
     comm_timeout: seconds after which a rank that does not answer, or died, ends the others with a RuntimeError
 
     Data types may also be numpy's.
@@ -97,30 +97,31 @@ class Engine:
             dtype = "float32"
         folder = resolve_model(DEMO_MODEL if model is None else model, revision, weights=load_format != "dummy")
         tokenizer_path = folder if tokenizer is None else resolve_tokenizer(tokenizer)
-        self._core = _core.Engine(
-            model=str(folder),
-            load_format=load_format,
-            dtype=_dtype_name(dtype),
-            device=device,
-            kv_cache_dtype=_dtype_name(kv_cache_dtype),
-            isa=isa,
-            kv_cache_memory=kv_cache_memory or 0,
-            block_size=block_size,
-            max_model_len=max_model_len or 0,
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_batched_tokens or 0,
-            num_threads=num_threads or 0,
-            max_logprobs=max_logprobs,
-            enable_prefix_caching=enable_prefix_caching,
-            async_scheduling=async_scheduling,
-            record_steps=record_steps,
-            programmatic_launch=programmatic_launch,
-            seed=seed,
-            tensor_parallel_size=tensor_parallel_size,
-            pipeline_parallel_size=pipeline_parallel_size,
-            comm_timeout=comm_timeout,
-            **mpi_options(comm),
-        )
+        with born_together(comm):
+            self._core = _core.Engine(
+                model=str(folder),
+                load_format=load_format,
+                dtype=_dtype_name(dtype),
+                device=device,
+                kv_cache_dtype=_dtype_name(kv_cache_dtype),
+                isa=isa,
+                kv_cache_memory=kv_cache_memory or 0,
+                block_size=block_size,
+                max_model_len=max_model_len or 0,
+                max_num_seqs=max_num_seqs,
+                max_num_batched_tokens=max_num_batched_tokens or 0,
+                num_threads=num_threads or 0,
+                max_logprobs=max_logprobs,
+                enable_prefix_caching=enable_prefix_caching,
+                async_scheduling=async_scheduling,
+                record_steps=record_steps,
+                programmatic_launch=programmatic_launch,
+                seed=seed,
+                tensor_parallel_size=tensor_parallel_size,
+                pipeline_parallel_size=pipeline_parallel_size,
+                comm_timeout=comm_timeout,
+                **mpi_options(comm),
+            )
         self.info = EngineInfo(**self._core.info())
         self._ranks = MpiRanks(self._core, self.info.rank) if comm is not None and self.info.world_size > 1 else None
         self.tokenizer = load_tokenizer(folder) if tokenizer is None else Tokenizer(tokenizer_path)

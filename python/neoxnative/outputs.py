@@ -145,8 +145,10 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What the engine made of its model and options. Sizes are in bytes, lengths in tokens; of several ranks they are this one's, which runs
-    the layers from first_layer up to last_layer."""
+    """What the engine made of its model and options. Sizes are in bytes, lengths in tokens.
+
+    Of several ranks they are this one's, which runs the layers from first_layer up to last_layer.
+    """
 
     model: str
     load_format: str

@@ -1,4 +1,4 @@
-"""Calls that the processes of an MPI job make together: all with the same arguments, rank 0 does the work with them, all get its outcome."""
+"""Calls that the processes of an MPI job make together: all with the same arguments, and all get what came of it on rank 0."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import os
 import pickle
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -111,12 +112,23 @@ class MpiRanks:
 
     def _at_exit(self) -> None:
         if self._core.failed():
-            leave_without_mpi()
+            _leave_without_mpi()
         elif self.rank == 0:
             self.release()
 
 
-def leave_without_mpi() -> None:
+@contextmanager
+def born_together(comm: Any) -> Iterator[None]:
+    """While the ranks make their engine: one that is missing must not be waited for at exit either."""
+    try:
+        yield
+    except RuntimeError as error:
+        if comm is not None and not isinstance(error, NotImplementedError):
+            atexit.register(_leave_without_mpi)
+        raise
+
+
+def _leave_without_mpi() -> None:
     """At exit, after a fault: MPI_Finalize would wait for ranks that are no more."""
     sys.stdout.flush()
     sys.stderr.flush()

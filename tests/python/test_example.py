@@ -235,8 +235,9 @@ def test_data_type_is_the_weights_type(job):
 REFUSED = [
     (INSTANCE, {"data_type": "half"}, "data_type: expected fp32, fp16 or bf16, found 'half'"),
     (INSTANCE, {"data_type": None}, "[ft_instance_hyperparameter] data_type is missing"),
-    (INSTANCE, {"tensor_para_size": 2}, "tensor_para_size: expected 1, because several ranks are not in this version, found '2'"),
-    (INSTANCE, {"pipeline_para_size": 4}, "pipeline_para_size: expected 1, because several ranks are not in this version, found '4'"),
+    (INSTANCE, {"tensor_para_size": 0}, "tensor_para_size: expected an integer of at least 1, found '0'"),
+    (INSTANCE, {"tensor_para_size": 3}, "tensor_parallel_size is 3, expected a divisor of the model's"),
+    (INSTANCE, {"pipeline_para_size": 99}, "pipeline_parallel_size is 99, expected at most the model's"),
     (INSTANCE, {"model_name": "other"}, "[other] end_id is missing, and so is the section"),
     (INSTANCE, {"model_dir": "no/such/folder"}, "no/such/folder"),
     (REQUEST, {"beam_width": 4}, "beam_width: expected 1, because beam search is not in this version, found '4"),

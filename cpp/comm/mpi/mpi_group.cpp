@@ -146,7 +146,7 @@ bool MpiGroup::complete(MPI_Request& request, MPI_Status& status) {
 void MpiGroup::check_peer(int from) {
   if (failed_) {
     const std::lock_guard lock(news_);
-    throw Error(kind_, why_);
+    throw Error(kind_, concat(why_, "; rank ", rank_, " was in ", place()));
   }
   const std::lock_guard lock(mpi_);
   const Peer& peer = peers_[size_t(from)];
