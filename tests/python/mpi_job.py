@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One rank of a job that test_ranks.py starts under mpirun: mpi_job.py MODE FOLDER TP PP. Each rank prints JSON lines or what it raised."""
+"""One rank of a job that test_ranks.py starts under mpirun: mpi_job.py MODE FOLDER TP PP. Each rank leaves
+its JSON lines in the folder NEOX_RESULTS."""
 
 import json
 import os
@@ -7,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 from mpi4py import MPI
@@ -31,9 +33,10 @@ def outcome(engine):
     }
 
 
-def say(what):
-    sys.stdout.write(f"{what}\n")  # in one piece
-    sys.stdout.flush()
+def say(**what):
+    """For the test, which reads the files: mpirun mixes what ranks print."""
+    with Path(os.environ["NEOX_RESULTS"], f"rank{COMM.rank}").open("a") as file:
+        file.write(json.dumps({"rank": COMM.rank, **what}) + "\n")
 
 
 def make(folder, tp, pp, **more):
@@ -42,7 +45,7 @@ def make(folder, tp, pp, **more):
 
 def same(folder, tp, pp):
     engine = make(folder, tp, pp, max_num_batched_tokens=48)
-    say(json.dumps({"rank": COMM.rank, "world": engine.info.world_size, **outcome(engine)}))
+    say(**outcome(engine))
 
 
 def served(folder, tp, pp):
@@ -69,7 +72,7 @@ def served(folder, tp, pp):
             except RuntimeError as error:
                 assert f"on rank {COMM.rank}, expected rank 0" in str(error)
         engine.follow()
-    say(json.dumps({"rank": COMM.rank, "ids": outcome(engine)["ids"]}))
+    say(ids=outcome(engine)["ids"])
 
 
 def different(folder, tp, pp):
@@ -81,7 +84,7 @@ def different(folder, tp, pp):
         try:
             call()
         except ValueError as error:
-            say(json.dumps({"rank": COMM.rank, "error": str(error)}))
+            say(error=str(error))
     assert outcome(engine)["ids"]
 
 
@@ -115,9 +118,9 @@ def faulty(fault, folder, tp, pp):
                 begin = time.monotonic()
             engine.generate(PROMPTS, params)
     except RuntimeError as error:
-        say(json.dumps({"rank": COMM.rank, "seconds": time.monotonic() - begin, "error": str(error)}))
+        say(seconds=time.monotonic() - begin, error=str(error))
         raise
-    say(json.dumps({"rank": COMM.rank, "error": ""}))
+    say(error="")
 
 
 def main(mode, folder, tp, pp):

@@ -2,9 +2,10 @@
 """Several ranks, threads or processes under mpirun: the same texts as one rank, logits to 1e-5, and faults that end all with a reason."""
 
 import importlib.util
-import json
 import os
-import subprocess
+import signal
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,6 @@ def job_outcome(engine):
     job = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(job)
     return job.outcome(engine)
-
-
-def lines_of(done):
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 def check_same(got, expected):
@@ -60,9 +57,8 @@ def test_processes_give_what_one_rank_gives_on_every_rank(model, tp, pp):
     folder, expected = model
     done = mpi.run(tp * pp, "same", folder, tp, pp)
     assert done.returncode == 0, done.stderr
-    ranks = lines_of(done)
-    assert sorted(got["rank"] for got in ranks) == list(range(tp * pp))
-    for got in ranks:
+    assert [got["rank"] for got in done.ranks] == list(range(tp * pp))
+    for got in done.ranks:
         check_same(got, expected)
 
 
@@ -70,14 +66,14 @@ def test_rank_0_serves_by_itself_while_the_others_follow(model):
     folder, expected = model
     done = mpi.run(4, "served", folder, 2, 2)
     assert done.returncode == 0, done.stderr
-    assert [got["ids"] for got in lines_of(done)] == [expected["ids"]] * 4
+    assert [got["ids"] for got in done.ranks] == [expected["ids"]] * 4
 
 
 def test_calls_that_differ_raise_on_every_rank_and_the_engine_lives_on(model):
     done = mpi.run(2, "different", model[0], 2, 1)
     assert done.returncode == 0, done.stderr
     for rank in (0, 1):
-        errors = [got["error"] for got in lines_of(done) if got["rank"] == rank]
+        errors = [got["error"] for got in done.ranks if got["rank"] == rank]
         assert len(errors) == 3
         assert "rank 0 has prompts: [1], rank 1 has prompts: [2]" in errors[0]
         assert "rank 0 has call: generate, rank 1 has call: score" in errors[1]
@@ -95,23 +91,23 @@ def test_calls_that_differ_raise_on_every_rank_and_the_engine_lives_on(model):
     ],
 )
 @pytest.mark.parametrize(("tp", "pp"), [(2, 1), (1, 2)])
-def test_a_rank_that_is_lost_ends_the_others_by_themselves_within_the_time_out(model, fault, what, tp, pp):
-    line = mpi.command(2, os.sys.executable, mpi.JOB, fault, model[0], tp, pp, recovery=True)
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=mpi.environment()) as process:
+def test_a_rank_that_is_lost_ends_the_others_by_themselves_within_the_time_out(folder_of, fault, what, tp, pp):
+    model = folder_of(MODELS["parallel"])
+    with mpi.started(2, fault, model, tp, pp, recovery=True) as (process, folder):
         try:
-            told = None
-            for text in process.stdout:
-                if text.startswith("{") and json.loads(text)["rank"] == 0:
-                    told = json.loads(text)
-                    break
+            deadline = time.monotonic() + 30
+            while not mpi.results_of(folder) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            told = mpi.results_of(folder)
         finally:
             process.terminate()  # mpirun would wait for a stopped rank
-            for pid in stopped_jobs(model[0]):
-                os.kill(pid, 9)
-    assert told is not None
-    assert what in told["error"]
-    assert told["seconds"] < 4.5
-    print(f"{fault}, tp {tp}, pp {pp}: {told['seconds']:.2f} s: {told['error']}")
+            for pid in stopped_jobs(model):
+                os.kill(pid, signal.SIGKILL)
+            process.stderr.read()
+    assert [got["rank"] for got in told] == [0]
+    assert what in told[0]["error"]
+    assert told[0]["seconds"] < 4.5
+    print(f"{fault}, tp {tp}, pp {pp}: {told[0]['seconds']:.2f} s: {told[0]['error']}")
 
 
 def stopped_jobs(folder):
@@ -125,24 +121,24 @@ def stopped_jobs(folder):
             continue
 
 
-def test_idle_ranks_are_no_fault(model):
-    done = mpi.run(2, "idle", model[0], 2, 1)
-    assert [got["error"] for got in lines_of(done)] == ["", ""], done.stderr
+def test_idle_ranks_are_no_fault(folder_of):
+    done = mpi.run(2, "idle", folder_of(MODELS["parallel"]), 2, 1)
+    assert [got["error"] for got in done.ranks] == ["", ""], done.stderr
 
 
-def test_models_and_options_that_differ_are_told_on_every_rank(model, folder_of):
-    other = folder_of(Model(seed=13, heads=4, head_dim=16, layers=5, vocab=131))
-    done = mpi.run(2, "model", f"{model[0]},{other}", 2, 1, recovery=True)
-    assert done.returncode != 0
-    assert done.stderr.count("rank 0 has model.safetensors: digest") == 2
-    done = mpi.run(2, "options", model[0], 2, 1, recovery=True)
+def test_models_and_options_that_differ_are_told_on_every_rank(folder_of):
+    model, other = (folder_of(replace(MODELS["parallel"], seed=seed)) for seed in (11, 13))
+    done = mpi.run(2, "model", f"{model},{other}", 2, 1, recovery=True)
+    assert done.stderr.count("the ranks differ: rank 0 has model.safetensors: digest") == 2
+    done = mpi.run(2, "options", model, 2, 1, recovery=True)
     assert done.stderr.count("rank 0 has max_num_seqs: 256, rank 1 has max_num_seqs: 7") == 2
 
 
-def test_a_world_of_another_size_and_a_rank_that_never_comes_are_told(model):
-    done = mpi.run(2, "same", model[0], 4, 1, recovery=True)
+def test_a_world_of_another_size_and_a_rank_that_never_comes_are_told(folder_of):
+    model = folder_of(MODELS["parallel"])
+    done = mpi.run(2, "same", model, 4, 1, recovery=True)
     assert done.stderr.count("tensor_parallel_size 4 * pipeline_parallel_size 1 is 4, expected the number of MPI ranks, 2") == 2
-    done = mpi.run(2, "missing", model[0], 2, 1, recovery=True)
+    done = mpi.run(2, "missing", model, 2, 1, recovery=True)
     assert "waited 4 s (comm_timeout) in vain for all 2 ranks to make their engine" in done.stderr
 
 
