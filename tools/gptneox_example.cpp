@@ -113,8 +113,7 @@ void read_ranks(const Ini& ini, int world, Job& job) {
   job.tensor_parallel = at_least(ini, kInstance, "tensor_para_size", 1);
   job.pipeline_parallel = at_least(ini, kInstance, "pipeline_para_size", 1);
   if (world == 1 || int64_t(job.tensor_parallel) * job.pipeline_parallel == world) return;
-  if (world % job.pipeline_parallel != 0)
-    ini.reject(kInstance, "pipeline_para_size", concat("a divisor of the ", world, " MPI ranks"));
+  if (world % job.pipeline_parallel != 0) ini.reject(kInstance, "pipeline_para_size", concat("a divisor of the ", world, " MPI ranks"));
   job.tensor_parallel = world / job.pipeline_parallel;
   std::printf("[INFO] Setting tensor_para_size to %d\n", job.tensor_parallel);
 }
