@@ -3,6 +3,7 @@
 
 import importlib.util
 import os
+import re
 import signal
 import time
 from dataclasses import replace
@@ -84,9 +85,9 @@ def test_calls_that_differ_raise_on_every_rank_and_the_engine_lives_on(model):
     ("fault", "what"),
     [
         ("kill", "no sign of life"),
-        ("kill_soon", "no sign of life"),
+        ("kill_soon", "no sign of life|cannot receive from rank 1"),  # MPI may notice first
         ("stop", "no sign of life"),
-        ("sleep", "waited 4 s (comm_timeout) for rank 1 in vain, in call: generate"),
+        ("sleep", r"waited 4 s \(comm_timeout\) for rank 1 in vain, in call: generate"),
         ("throw", "whose engine is gone, in call: generate"),
     ],
 )
@@ -105,7 +106,7 @@ def test_a_rank_that_is_lost_ends_the_others_by_themselves_within_the_time_out(f
                 os.kill(pid, signal.SIGKILL)
             process.stderr.read()
     assert [got["rank"] for got in told] == [0]
-    assert what in told[0]["error"]
+    assert re.search(what, told[0]["error"])
     assert told[0]["seconds"] < 4.5
     print(f"{fault}, tp {tp}, pp {pp}: {told[0]['seconds']:.2f} s: {told[0]['error']}")
 

@@ -34,7 +34,9 @@ void check_mpi(int code, const char* call) {
   char text[MPI_MAX_ERROR_STRING] = "";
   int length = 0;
   MPI_Error_string(code, text, &length);
-  fail(ErrorKind::runtime, call, ": ", std::string(text, size_t(std::max(length, 0))));
+  std::string words(text, size_t(std::max(length, 0)));
+  std::replace(words.begin(), words.end(), '\n', ' ');
+  fail(ErrorKind::runtime, call, ": ", words);
 }
 
 MpiGroup::MpiGroup(MPI_Comm parent, double timeout) : HostGroup(timeout) {
@@ -136,10 +138,14 @@ void MpiGroup::send(int to, Channel channel, const void* data, size_t bytes) {
   wake_.notify_all();
 }
 
-bool MpiGroup::complete(MPI_Request& request, MPI_Status& status) {
+bool MpiGroup::complete(MPI_Request& request, MPI_Status& status, int from) {
   const std::lock_guard lock(mpi_);
   int done = 0;
-  check_mpi(MPI_Test(&request, &done, &status), "MPI_Test");
+  try {
+    check_mpi(MPI_Test(&request, &done, &status), "MPI_Test");
+  } catch (const Error& e) {  // MPI may notice first that a process is gone
+    fail(ErrorKind::runtime, "rank ", rank_, " cannot receive from rank ", from, " in ", place(), ": ", e.what());
+  }
   return done != 0;
 }
 
@@ -165,8 +171,8 @@ size_t MpiGroup::recv(int from, Channel channel, void* data, size_t capacity, Pa
   }
   try {
     const auto begin = Clock::now();
-    if (!spin_([&] { return complete(request, status); }))
-      for (double waited = 0; !complete(request, status); pause_for(waited), waited = seconds_since(begin)) {
+    if (!spin_([&] { return complete(request, status, from); }))
+      for (double waited = 0; !complete(request, status, from); pause_for(waited), waited = seconds_since(begin)) {
         check_peer(from);
         if (patience == Patience::timeout && waited > timeout()) give_up(from);
       }

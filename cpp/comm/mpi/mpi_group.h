@@ -54,7 +54,7 @@ class MpiGroup final : public HostGroup {
   void duplicate(MPI_Comm parent);
   void count_neighbours();
   void post(int to, int tag, const void* data, size_t bytes);
-  bool complete(MPI_Request& request, MPI_Status& status);
+  bool complete(MPI_Request& request, MPI_Status& status, int from);
   void check_peer(int from);
   // mpi_watch.cpp
   void watch();
