@@ -63,7 +63,7 @@ void Engine::Impl::append(Sequence& s, int32_t position, const Sample& sample, D
   delta.token_ids.push_back(sample.id);
   if (size_t(sample.id) < vocabulary.bytes.size()) s.held += vocabulary.bytes[size_t(sample.id)];
   const auto holds = [&](const std::vector<int32_t>& ids) { return std::find(ids.begin(), ids.end(), sample.id) != ids.end(); };
-  if ((!s.params.ignore_eos && holds(executor.model().eos_token_ids)) || holds(s.params.stop_token_ids)) {
+  if ((!s.params.ignore_eos && holds(executor().model().eos_token_ids)) || holds(s.params.stop_token_ids)) {
     s.finish = FinishReason::stop;
     delta.stop_token = sample.id;
   } else if (position + 1 >= s.max_length) {
@@ -77,7 +77,7 @@ Error Engine::Impl::explain(const Sequence& s, int32_t position, const Sample& s
   const std::string where = concat(" at position ", position, " of request ", s.request_id);
   if (sample.flags & kAllBanned) return {ErrorKind::invalid, "every token is banned" + where};
   return {ErrorKind::numerical,
-          concat("the logits hold NaN or infinity", where, "; it first appeared in ", executor.locate_non_finite(s, position))};
+          concat("the logits hold NaN or infinity", where, "; it first appeared in ", ranks.locate_non_finite(s, position))};
 }
 
 void Engine::Impl::fail_request(Sequence& s, const Error& why, std::vector<Delta>& deltas) {
@@ -95,7 +95,7 @@ static TokenLogprob token_logprob(const Executor::Result& r, size_t i, int32_t i
 }
 
 void Engine::Impl::settle(const StepPlan& plan, std::vector<Delta>& deltas) {
-  const Executor::Result& result = executor.collect(plan.slot);
+  const Executor::Result& result = ranks.collect(plan.slot);
   size_t first = 0;
   for (const Chunk& chunk : plan.chunks) {
     advance(chunk, result, first, deltas);

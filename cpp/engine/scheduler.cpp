@@ -79,15 +79,21 @@ bool Scheduler::admit(StepPlan& plan) {
   return true;
 }
 
+/// Sequences in one step, so that every stage has some.
+int32_t Scheduler::most_chunks() const { return (std::min(running() + waiting(), limits_.seqs) + stages_ - 1) / stages_; }
+
 StepPlan Scheduler::schedule(int32_t slot) {
   StepPlan plan;
   plan.slot = slot;
-  for (size_t i = 0; i < running_.size() && plan.tokens < limits_.tokens; i++) {
+  const auto most = size_t(most_chunks());
+  const auto room = [&] { return plan.tokens < limits_.tokens && plan.chunks.size() < most; };
+  for (size_t i = 0; i < running_.size() && room(); i++) {
     const Shared s = running_[i];
+    if (stages_ > 1 && !s->knows_all()) continue;
     const int32_t count = std::min(s->to_compute(), limits_.tokens - plan.tokens);
     if (count > 0 && make_room(*s, s->computed + count)) take(plan, s, count);
   }
-  while (!waiting_.empty() && plan.tokens < limits_.tokens && running() < limits_.seqs && admit(plan)) {}
+  while (!waiting_.empty() && room() && running() < limits_.seqs && admit(plan)) {}
   plan.copies = std::move(copies_);
   copies_.clear();
   return plan;
