@@ -53,8 +53,16 @@ def started(ranks, *arguments, recovery=False):
     line = command(ranks, sys.executable, JOB, *arguments, recovery=recovery)
     with tempfile.TemporaryDirectory() as results:
         env = environment(NEOX_RESULTS=results)
-        with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env) as process:
-            yield process, Path(results)
+        # Files, for the ranks may outlive mpirun, and MPICH's ends the job more often when it loses a rank and writes to /dev/null.
+        with (
+            Path(results, "stdout").open("w") as output,
+            Path(results, "stderr").open("w") as error,
+            subprocess.Popen(line, stdout=output, stderr=error, text=True, env=env) as process,
+        ):
+            try:
+                yield process, Path(results)
+            finally:
+                process.kill()
 
 
 def results_of(folder):
@@ -67,8 +75,8 @@ def run(ranks, *arguments, recovery=False, timeout=120):
     """What the ranks of a job left, what they wrote to stderr, and its exit code."""
     with started(ranks, *arguments, recovery=recovery) as (process, folder):
         try:
-            _, stderr = process.communicate(timeout=timeout)
+            process.wait(timeout)
         except subprocess.TimeoutExpired:
             process.terminate()
             raise
-        return SimpleNamespace(ranks=results_of(folder), stderr=stderr, returncode=process.returncode)
+        return SimpleNamespace(ranks=results_of(folder), stderr=(folder / "stderr").read_text(), returncode=process.returncode)

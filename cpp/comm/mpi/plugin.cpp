@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What libneox asks of this plugin: a group of MPI's ranks, or the reason why there is none.
+#include <signal.h>
+
 #include <cstdlib>
 
 #include "base/check.h"
@@ -42,6 +44,14 @@ void check_launcher() {
   }
 }
 
+/// MPICH's mpiexec -disable-auto-cleanup tells of a lost rank by SIGUSR1, which ends a process that does not expect it. Here the ranks find
+/// out by themselves; a handler that the program has stays.
+void survive_mpiexec() {
+  struct sigaction now = {};
+  if (library().find("MPICH") == std::string::npos || sigaction(SIGUSR1, nullptr, &now) != 0) return;
+  if (!(now.sa_flags & SA_SIGINFO) && now.sa_handler == SIG_DFL) signal(SIGUSR1, SIG_IGN);
+}
+
 class Plugin final : public MpiPlugin {
  public:
   int world_size() override {
@@ -63,6 +73,7 @@ class Plugin final : public MpiPlugin {
       fail(ErrorKind::unsupported, "MPI was initialised with thread level ", level, ", expected MPI_THREAD_MULTIPLE (", MPI_THREAD_MULTIPLE,
            "), which is mpi4py's default");
     check_launcher();
+    survive_mpiexec();
     const MPI_Comm comm = config.comm ? MPI_Comm_f2c(MPI_Fint(*config.comm)) : MPI_COMM_WORLD;
     return std::make_unique<MpiGroup>(comm, config.timeout);
   }
