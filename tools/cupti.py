@@ -51,6 +51,7 @@ class Trace:
     """calls: how often each function of the CUDA driver was called; work: (name, start, end) in ns of all that the GPU ran, in its order.
 
     Copies are named by their direction, as in COPIES, those inside graphs too. One Trace a process, in the thread that made the engine.
+    It may be started again, and then begins anew.
     """
 
     def __init__(self):
@@ -59,7 +60,7 @@ class Trace:
         self._library, self._driver = _load(), ctypes.CDLL("libcuda.so.1")
         self._buffers, self._complete = {}, []
         self._callbacks = _OnCall(self._on_call), _OnRequest(self._on_request), _OnComplete(self._on_complete)  # CUPTI holds no reference
-        self._subscriber = c_void_p()
+        self._subscriber, self._registered = c_void_p(), False
 
     def _check(self, function, *arguments):
         error = getattr(self._library, function)(*arguments)
@@ -88,10 +89,13 @@ class Trace:
 
     def start(self):
         """What was enqueued before is not in the trace."""
+        self.calls.clear(), self.work.clear()
         self._finish_work()
         on_call, on_request, on_complete = self._callbacks
         self._check("cuptiSubscribe", byref(self._subscriber), on_call, None)
-        self._check("cuptiActivityRegisterCallbacks", on_request, on_complete)
+        if not self._registered:
+            self._check("cuptiActivityRegisterCallbacks", on_request, on_complete)
+            self._registered = True
         for kind in (_MEMCPY, _MEMSET, _CONCURRENT_KERNEL):
             self._check("cuptiActivityEnable", kind)
         self._check("cuptiEnableDomain", 1, self._subscriber, _DRIVER_API)
@@ -106,6 +110,8 @@ class Trace:
         self._check("cuptiUnsubscribe", self._subscriber)
         for buffer, valid in self._complete:
             self._read(buffer, valid)
+            del self._buffers[buffer]
+        self._complete.clear()
         self.work.sort(key=lambda work: work[1])
 
     def _read(self, buffer, valid):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decode steps on a GPU under CUPTI: what the host calls and what the GPU runs in each.
 
-python tools/profile_steps.py [--model FOLDER] [--load-format dummy] [--dtype float16] [--batch N] [--prompt N] [--steps N] [--check]
+python tools/profile_steps.py [--model FOLDER] [--load-format dummy] [--dtype float16] [--cells BxP,...] [--steps N] [--check]
 
 Prints, for one step on average: every kind of call to the CUDA driver, and every kernel and copy with its time. Kernels that start early
 overlap, so that their times may add up to more than the time in which the GPU is busy. Tracing makes the host slower: what a step takes
@@ -10,6 +10,7 @@ without it is `neoxnative bench`'s to say.
 """
 
 import argparse
+import math
 import subprocess
 import sys
 import time
@@ -26,23 +27,36 @@ QUERIES = ("cuStreamQuery", "cuEventQuery")  # a loop of them is a synchronisati
 ALLOCATIONS = ("cuMemAlloc", "cuMemFree", "cuMemHost", "cuMemCreate", "cuMemRelease", "cuMemMap", "cuGraphInstantiate", "cuModuleLoad")
 
 
-def decode(engine, batch, prompt, steps):
-    """Brings a batch of random prompts past their ends, traces `steps` steps; returns the trace and the seconds."""
+def decode(engine, trace, batch, prompt, steps):
+    """Brings a batch of random prompts past their ends and traces `steps` steps; returns the seconds."""
+    ahead = math.ceil(
+        batch * prompt / max(engine.info.max_num_batched_tokens - batch, 1)
+    )  # what the first may have when the last one starts
+    length = prompt + ahead + WARM_UP + steps + 2
+    pages = batch * math.ceil(length / engine.info.block_size)
+    if length > engine.info.max_model_len or pages > engine.info.num_blocks:
+        raise ValueError(
+            f"{batch}x{prompt} needs {length} positions and {pages} pages, of {engine.info.max_model_len} and {engine.info.num_blocks}"
+        )
     random = np.random.default_rng(0)
-    params = SamplingParams(max_tokens=2 * steps + 2 * WARM_UP + batch, temperature=0, ignore_eos=True)
-    waiting = {engine.submit(ids, params) for ids in random.integers(0, engine.info.vocab, (batch, prompt))}
+    params = SamplingParams(max_tokens=length - prompt, temperature=0, ignore_eos=True)
+    requests = {engine.submit(ids, params) for ids in random.integers(0, engine.info.vocab, (batch, prompt))}
+    waiting = set(requests)
     while waiting:
         waiting -= {delta.request_id for delta in engine.step()}
     for _ in range(WARM_UP):
         engine.step()
-    trace = Trace()
     trace.start()
     start = time.perf_counter()
     tokens = sum(len(delta.token_ids) for _ in range(steps) for delta in engine.step())
     seconds = time.perf_counter() - start
     trace.stop()
     assert tokens == batch * steps
-    return trace, seconds
+    for request in requests:
+        engine.cancel(request)
+    while engine.has_work():
+        engine.step()
+    return seconds
 
 
 def busy(work):
@@ -107,20 +121,20 @@ def main():
     parser.add_argument("--model", help="the demo model unless named")
     parser.add_argument("--load-format", default="auto")
     parser.add_argument("--dtype", default="float16")
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--prompt", type=int, default=32)
+    parser.add_argument("--cells", default="4x32", metavar="BxP,...", help="batches of prompts of a length")
     parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     options = {"dtype": args.dtype, "load_format": args.load_format, "enable_prefix_caching": False}
     engine = Engine(args.model, device="cuda", **options)
-    trace, seconds = decode(engine, args.batch, args.prompt, args.steps)
-    print(f"{engine.info.model}, {args.dtype}, batch {args.batch}, prompt {args.prompt}: {args.steps} steps, {engine.info.device_detail}\n")
-    report(trace, seconds, args.steps)
-    wrong = check(trace, args.steps) if args.check else []
-    for line in wrong:
-        print(f"WRONG: {line}")
-    return bool(wrong)
+    trace, failed = Trace(), False
+    for batch, prompt in (map(int, cell.split("x")) for cell in args.cells.split(",")):
+        print(f"\n{engine.info.model}, {args.dtype}, {batch}x{prompt}: {args.steps} steps, {engine.info.device_detail}\n")
+        report(trace, decode(engine, trace, batch, prompt, args.steps), args.steps)
+        for line in check(trace, args.steps) if args.check else []:
+            print(f"WRONG: {line}")
+            failed = True
+    return failed
 
 
 if __name__ == "__main__":
