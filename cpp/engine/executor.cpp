@@ -9,6 +9,13 @@
 #include "comm/host_communicator.h"
 
 namespace neox {
+namespace {
+
+// A StepBuffer is indexed with int32.
+constexpr int32_t kMaxTokens = 1 << 20;
+constexpr int64_t kMaxTablePages = 1 << 28;
+
+}  // namespace
 
 Executor::Executor(EngineConfig& config, HostGroup& group, std::vector<std::string>& warnings)
     : group_(group), model_config_(read_model_config(config.model)) {
@@ -80,6 +87,8 @@ void Executor::complete_limits(EngineConfig& c) {
   positive("max_model_len", c.max_model_len);
   positive("max_num_seqs", c.max_num_seqs);
   positive("max_num_batched_tokens", c.max_num_batched_tokens);
+  require(c.max_num_batched_tokens <= kMaxTokens, "max_num_batched_tokens is ", c.max_num_batched_tokens, ", expected at most ",
+          kMaxTokens);
   require(c.max_model_len <= model_config_.max_position_embeddings, "max_model_len is ", c.max_model_len,
           ", expected at most the model's max_position_embeddings ", model_config_.max_position_embeddings);
   require(c.block_size >= 16 && c.block_size % 16 == 0 && c.block_size <= 1024, "block_size is ", c.block_size,
@@ -94,6 +103,9 @@ void Executor::complete_limits(EngineConfig& c) {
              .block_size = c.block_size,
              .vocab = model_config_.vocab_size,
              .slots = std::max(2, c.pipeline_parallel_size)};
+  if (const int64_t pages = int64_t(limits_.seqs) * limits_.blocks_per_seq; pages > kMaxTablePages)
+    fail(ErrorKind::memory, "max_num_seqs ", limits_.seqs, " of max_model_len ", c.max_model_len, " may have ", pages,
+         " pages in a step, expected at most ", kMaxTablePages, ": lower one of them");
 }
 
 void Executor::load(EngineConfig& config, std::vector<std::string>& warnings) {

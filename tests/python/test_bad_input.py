@@ -38,7 +38,7 @@ PAGE = 2 * TINY.layers * 16 * TINY.heads * 16 * 4  # bytes: (k, v) * layers * po
         ({"max_model_len": -1}, ValueError, "max_model_len is -1, expected 1 or more"),
         ({"max_num_seqs": 0}, ValueError, "max_num_seqs is 0, expected 1 or more"),
         ({"max_num_batched_tokens": -5}, ValueError, "max_num_batched_tokens is -5, expected 1 or more"),
-        ({"max_num_batched_tokens": 2**31 - 1}, (ValueError, MemoryError), "max_num_batched_tokens|memory"),
+        ({"max_num_batched_tokens": 2**31 - 1}, ValueError, "max_num_batched_tokens is 2147483647, expected at most 1048576"),
         ({"max_logprobs": 5000}, ValueError, "max_logprobs is 5000, expected 0 to 1024"),
         ({"num_threads": -2}, ValueError, "num_threads is -2, expected"),
         ({"seed": -1}, ValueError, r"seed is -1, expected an integer in \[0, 2\*\*64\)"),
@@ -52,6 +52,13 @@ PAGE = 2 * TINY.layers * 16 * TINY.heads * 16 * 4  # bytes: (k, v) * layers * po
 def test_an_option_is_told_with_what_it_may_be(options, error, message, folder_of):
     with pytest.raises(error, match=message):
         Engine(folder_of(TINY), **{"dtype": "float32", "device": "cpu", "num_threads": 1, **options})
+
+
+def test_page_tables_too_large_for_a_step_are_told_with_both_options(folder_of):
+    folder = folder_of(Model(seed=1, heads=2, head_dim=16, max_positions=2**20))
+    options = {"max_num_batched_tokens": 2**13, "max_num_seqs": 2**13, "max_model_len": 2**20}
+    with pytest.raises(MemoryError, match="max_num_seqs 8192 of max_model_len 1048576 may have 536870912 pages in a step"):
+        Engine(folder, dtype="float32", device="cpu", num_threads=1, **options)
 
 
 def test_a_device_that_this_build_lacks_is_told_with_what_is_missing(folder_of):
