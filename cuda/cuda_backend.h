@@ -58,6 +58,7 @@ class CudaBackend final : public Backend {
   size_t attention_workspace_bytes_ = 0;
   void* unfused_scratch_ = nullptr;  // [unfused_bytes_], or null where attention is fused
   size_t unfused_bytes_ = 0;
+  void* edited_ = nullptr;  // [Bounds::logit_rows, Bounds::vocab] f32: rows as their draws see them
 };
 
 }  // namespace neox

@@ -118,8 +118,10 @@ TEST_P(SampleOp, BannedIdsAreNotTakenButStayInTheLogProbs) {
   Random random(6);
   SampleCall call{.logits = {random_logits(random, 131), random_logits(random, 131)}, .rows = {}, .limit = {}};
   const std::vector<int32_t> first = reference::ranking(call.logits[0]);
-  call.bans = {5, first[0], first[1], 7};
-  call.rows = {{.row = 0, .bans_begin = 1, .bans_end = 3}, {.row = 1}, {.row = 0, .bans_begin = 1, .bans_end = 2}, {.row = 0}};
+  call.logits.push_back(call.logits[0]);
+  call.ids = {5, first[0], first[1], 7};
+  call.edit_rows = {{.row = -1}, {.row = 2, .bans_begin = 1, .bans_end = 2}, {.row = 0, .bans_begin = 1, .bans_end = 3}};
+  call.rows = {{.row = 0, .edit = 2}, {.row = 1}, {.row = 2, .edit = 1}, {.row = 0}};
   for (float temperature : {0.f, 1e-3f}) {
     for (SampleRow& r : call.rows) r.temperature = temperature;
     const Sampled got = sample(*backend_, call);
@@ -146,9 +148,11 @@ TEST_P(SampleOp, IdsAtOrPastTheLimitAreNotTakenButStayInTheLogProbs) {
 
 TEST_P(SampleOp, WhereAllIdsAreBannedTheRowIsFlagged) {
   Random random(7);
-  SampleCall call{.logits = {random_logits(random, 5)}, .rows = {}, .limit = 3, .bans = {2, 1, 0, 4}};
-  call.rows = {{.bans_begin = 0, .bans_end = 3}, {.temperature = 1, .bans_begin = 0, .bans_end = 4}, {.bans_begin = 0, .bans_end = 2}};
-  call.rows.push_back({.token = 4, .bans_begin = 0, .bans_end = 4});
+  SampleCall call{.logits = {}, .rows = {}, .limit = 3, .ids = {2, 1, 0, 4}};
+  const std::vector<float> logits = random_logits(random, 5);
+  call.logits = {logits, logits, logits};
+  call.edit_rows = {{.row = 0, .bans_end = 3}, {.row = 1, .bans_end = 4}, {.row = 2, .bans_end = 2}};
+  call.rows = {{.row = 0, .edit = 0}, {.row = 1, .temperature = 1, .edit = 1}, {.row = 2, .edit = 2}, {.row = 1, .token = 4, .edit = 1}};
   const Sampled got = sample(*backend_, call);
   for (size_t r : {0, 1}) {
     EXPECT_EQ(got.rows[r].id, 0);

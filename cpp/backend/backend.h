@@ -17,6 +17,7 @@ namespace neox {
 /// What the largest step needs room for.
 struct Bounds {
   int32_t tokens, kv, heads, head_dim, vocab;  // kv: positions of one sequence
+  int32_t logit_rows;                          // of one call of sample
 };
 
 /// Ops that were recorded, to be run again with what their buffers hold then.
@@ -77,6 +78,6 @@ struct BackendConfig {
 std::unique_ptr<Backend> make_backend(const BackendConfig& config);
 
 /// A backend that lives in a plugin exports `extern "C" neox::Backend* neox_make_backend(int abi, const BackendConfig&)`.
-constexpr int kBackendAbi = 2;
+constexpr int kBackendAbi = 3;
 
 }  // namespace neox

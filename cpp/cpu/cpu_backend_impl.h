@@ -45,9 +45,11 @@ class CpuBackend final : public Backend {
     std::vector<float> wide;     // [kWideBytes / 4] widened weights
     std::vector<float> scores;   // [attention_rows, scores_ld_]
     std::vector<float> weights;  // [vocab] exp of logits
+    std::vector<float> edited;   // [vocab] a row of logits as its draws see it
     std::vector<int32_t> ids;    // [vocab] candidates
   };
   void sample_row(const SampleArgs&, int32_t i, Scratch&) const;
+  int32_t draw(const SampleArgs&, const SampleRow&, const float* logits, Scratch&) const;
   void list_attention(const AttentionArgs&);
 
   const Kernels& kernels_;

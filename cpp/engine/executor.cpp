@@ -22,13 +22,14 @@ Executor::Executor(EngineConfig& config, std::vector<std::string>& warnings) : m
   if (unfused && !on_gpu()) warnings.push_back("attention is 'unfused', which is for CUDA: the CPU has one attention, and uses it");
   complete_limits(config);
   load(config, warnings);
+  const int32_t logit_rows = on_gpu() ? 256 : 64;
   backend_->reserve({.tokens = limits_.tokens,
                      .kv = config.max_model_len,
                      .heads = model_config_.num_attention_heads,
                      .head_dim = model_config_.head_dim(),
-                     .vocab = model_config_.vocab_size});
+                     .vocab = model_config_.vocab_size,
+                     .logit_rows = logit_rows});
   arena_ = std::make_unique<Arena>(*backend_);
-  const int32_t logit_rows = on_gpu() ? 256 : 64;
   activations_ =
       make_activations(*arena_, model_config_, backend_->activation_dtype(dtype_named(config.dtype)), limits_.tokens, logit_rows);
   if (on_gpu()) limits_.recorded = shapes_to_record(limits_, logit_rows);
@@ -50,7 +51,7 @@ Executor::Executor(EngineConfig& config, std::vector<std::string>& warnings) : m
 void Executor::make_buffers(const EngineConfig& config) {
   const auto samples = size_t(kSlots) * size_t(limits_.samples());
   max_logprobs_ = config.max_logprobs;
-  step_buffer_ = Buffer(*backend_, StepBuffer(limits_, model_config_.eos_token_ids).capacity());
+  step_buffer_ = Buffer(*backend_, StepBuffer(limits_).capacity());
   samples_ = Buffer(*backend_, samples * sizeof(Sample));
   top_ids_ = Buffer(*backend_, samples * size_t(config.max_logprobs) * sizeof(int32_t));
   top_logprobs_ = Buffer(*backend_, samples * size_t(config.max_logprobs) * sizeof(float));
@@ -68,8 +69,8 @@ void Executor::complete_limits(EngineConfig& c) {
   require(c.block_size >= 16 && c.block_size % 16 == 0 && c.block_size <= 1024, "block_size is ", c.block_size,
           ", expected a multiple of 16 up to 1024");
   require(c.max_logprobs >= 0 && c.max_logprobs <= 1024, "max_logprobs is ", c.max_logprobs, ", expected 0 to 1024");
-  require(model_config_.eos_token_ids.size() <= size_t(kMaxBansPerSeq) / 2, c.model, " has ", model_config_.eos_token_ids.size(),
-          " EOS ids, expected at most ", kMaxBansPerSeq / 2);
+  require(model_config_.eos_token_ids.size() <= size_t(kMaxEndIds), c.model, " has ", model_config_.eos_token_ids.size(),
+          " EOS ids, expected at most ", kMaxEndIds);
   require(c.kv_cache_memory >= 0, "kv_cache_memory is ", c.kv_cache_memory, ", expected bytes, or 0 for what is sensible");
   limits_ = {.tokens = c.max_num_batched_tokens,
              .seqs = std::min(c.max_num_seqs, c.max_num_batched_tokens),
@@ -112,7 +113,7 @@ int32_t Executor::sample(const StepBuffer& buffer, const Tensor& logits, int32_t
     backend_->sample({.logits = logits,
                       .rows = buffer.sample_rows(base) + done,
                       .count = end - done,
-                      .bans = buffer.bans(base),
+                      .edits = buffer.edits(base),
                       .out = samples_.data<Sample>(),
                       .top_ld = max_logprobs_,
                       .top_ids = top_ids_.data<int32_t>(),
@@ -137,7 +138,7 @@ void Executor::run(const StepBuffer& buffer) {
 }
 
 void Executor::record_steps() {
-  StepBuffer buffer(limits_, {});
+  StepBuffer buffer(limits_);
   for (int32_t i = 0; i < int32_t(limits_.recorded.size()); i++) {
     buffer.fill_padding(i);
     backend_->upload(step_buffer_.data(), buffer.data(), buffer.bytes());
@@ -194,7 +195,7 @@ std::string Executor::locate_non_finite(const Sequence& sequence, int32_t length
   };
   StepLimits exact = limits_;
   exact.recorded.clear();
-  StepBuffer buffer(exact, {});
+  StepBuffer buffer(exact);
   for (int32_t start = 0, count; start < length; start += count) {
     count = std::min(limits_.tokens, length - start);
     StepPlan plan{.copies = {}, .chunks = {}, .tokens = count};

@@ -57,19 +57,31 @@ void Engine::Impl::cut_text(Sequence& s, int32_t generated, Delta& delta) const 
   s.held += kept;
 }
 
+static bool ends_phrase(std::span<const int32_t> tokens, const std::vector<std::vector<int32_t>>& phrases) {
+  return std::any_of(phrases.begin(), phrases.end(), [&](const std::vector<int32_t>& phrase) {
+    return tokens.size() >= phrase.size() && std::equal(phrase.begin(), phrase.end(), tokens.end() - ptrdiff_t(phrase.size()));
+  });
+}
+
 void Engine::Impl::append(Sequence& s, int32_t position, const Sample& sample, Delta& delta) const {
   if (position < s.length()) s.tokens[size_t(position)] = sample.id;  // where the plan left a note that it was being drawn
   else s.tokens.push_back(sample.id);
   delta.token_ids.push_back(sample.id);
   if (size_t(sample.id) < vocabulary.bytes.size()) s.held += vocabulary.bytes[size_t(sample.id)];
+  s.processors.see(sample.id);
+  const SamplingParams& p = s.params;
+  if (p.top_p_decay < 1) s.top_p = sample.id == p.top_p_reset_id ? p.top_p : std::max(s.top_p * p.top_p_decay, p.top_p_min);
+  const int32_t generated = position + 1 - s.prompt_length;
   const auto holds = [&](const std::vector<int32_t>& ids) { return std::find(ids.begin(), ids.end(), sample.id) != ids.end(); };
-  if ((!s.params.ignore_eos && holds(executor.model().eos_token_ids)) || holds(s.params.stop_token_ids)) {
+  if ((!p.ignore_eos && holds(executor.model().eos_token_ids)) || holds(p.stop_token_ids)) {
     s.finish = FinishReason::stop;
     delta.stop_token = sample.id;
+  } else if (generated >= p.min_tokens && ends_phrase(std::span(s.tokens).first(size_t(position) + 1), p.stop_phrases)) {
+    s.finish = FinishReason::stop;
   } else if (position + 1 >= s.max_length) {
     s.finish = FinishReason::length;
   }
-  cut_text(s, position + 1 - s.prompt_length, delta);
+  cut_text(s, generated, delta);
   delta.finish = s.finish;
 }
 

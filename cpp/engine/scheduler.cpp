@@ -21,15 +21,17 @@ Chunk Scheduler::chunk(const Shared& sequence, int32_t count) const {
   return c;
 }
 
-/// Adds a chunk to the plan; false if the step has no room for its samples.
+/// Adds a chunk to the plan; false if the step has no room for its samples or their edits.
 bool Scheduler::take(StepPlan& plan, const Shared& s, int32_t count) const {
   Chunk c = chunk(s, count);
-  if (plan.samples + c.samples() > limits_.samples()) return false;
+  if (c.draws > 0) c.edit_words = s->processors.prepare(s->tokens, s->generated());
+  if (plan.samples + c.samples() > limits_.samples() || plan.edit_words + c.edit_words > limits_.edit_words) return false;
   s->computed += count;
   s->scored += c.scores;
   if (c.draws > 0) s->tokens.push_back(-1 - (plan.slot * limits_.samples() + plan.samples + c.scores));
   plan.tokens += count;
   plan.samples += c.samples();
+  plan.edit_words += c.edit_words;
   plan.chunks.push_back(std::move(c));
   return true;
 }
@@ -77,6 +79,10 @@ bool Scheduler::admit(StepPlan& plan) {
   running_.push_back(sequence);
   waiting_.pop_front();
   return true;
+}
+
+bool Scheduler::needs_tokens() const {
+  return std::any_of(running_.begin(), running_.end(), [](const Shared& s) { return s->needs_tokens(); });
 }
 
 StepPlan Scheduler::schedule(int32_t slot) {

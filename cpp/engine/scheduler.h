@@ -21,6 +21,8 @@ class Scheduler {
   /// Plans a step that will use `slot` of the ring of samples. Steps may be planned ahead: a token that is being drawn is then known by its
   /// place in that ring.
   StepPlan schedule(int32_t slot);
+  /// Whether the next step has to know what the last one drew.
+  bool needs_tokens() const;
   /// A chunk has run and its logits were finite: whole pages up to its end may be found by others.
   void publish(const Chunk& chunk);
   /// A child that goes on where its parent's prompt ends, on the parent's pages.

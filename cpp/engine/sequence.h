@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "engine/block_pool.h"
+#include "engine/rules.h"
 #include "neox/engine.h"
 
 namespace neox {
@@ -15,6 +16,8 @@ struct Sequence {
   int32_t index = 0;  // of the sample within its request
   int32_t forks = 0;  // samples of the request that will branch off where the prompt ends
   SamplingParams params;
+  Processors processors;
+  float top_p = 1;  // of the next draw
   uint64_t seed = 0;
   std::vector<int32_t> tokens;  // the prompt, then what was generated; the last may be -1 - k: sample k of a step that is still running
   int32_t prompt_length = 0;
@@ -34,6 +37,8 @@ struct Sequence {
   bool knows_all() const { return tokens.back() >= 0; }
   /// Positions that a step can compute; a last token that ends the sequence is not worth it.
   int32_t to_compute() const { return generated() > 0 && length() >= max_length ? 0 : length() - computed; }
+  /// Whether its next draw depends on the last token, so that no step with it is planned ahead.
+  bool needs_tokens() const { return processors.need_tokens() || params.top_p_decay < 1; }
   bool scores_prompt() const { return params.prompt_logprobs >= 0 && scored < prompt_length; }
 };
 

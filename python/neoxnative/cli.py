@@ -109,6 +109,19 @@ def _cells(text: str) -> list[tuple[int, int]]:
     return [(_count(batch), _count(prompt)) for batch, _, prompt in parts]
 
 
+def _pair(text: str) -> tuple[int, float]:
+    try:
+        token, value = text.split("=")
+        return int(token), float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a token id and a number, as in 50=-2.5") from None
+
+
+class _AddPair(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), values[0]: values[1]})
+
+
 def _add_options(
     group: argparse._ArgumentGroup, source: type[Any], defaults: Mapping[str, Any] = MappingProxyType({}), *, skip: Collection[str] = ()
 ) -> None:
@@ -128,11 +141,14 @@ def _add_options(
         if default is not None and default != ():
             text += f" (default: {default})"
         kinds = get_args(hints[name]) or (hints[name],)
+        if any(get_origin(kind) is Mapping for kind in kinds):
+            group.add_argument(flag, type=_pair, action=_AddPair, metavar="ID=X", help=text + " (may be repeated)")
+            continue
         many = next((kind for kind in (hints[name], *kinds) if get_origin(kind) is Sequence), None)
         kinds = get_args(many) if many else kinds
         kind = next((kind for kind in (int, float) if kind in kinds), str)
         metavar = {int: "N", float: "X", str: "PATH" if os.PathLike[str] in kinds else "NAME"}[kind]
         if many:
-            group.add_argument(flag, type=kind, action="append", default=[], metavar=metavar, help=text + " (may be repeated)")
+            group.add_argument(flag, type=kind, action="append", default=None if default is None else [], metavar=metavar, help=text + " (may be repeated)")
         else:
             group.add_argument(flag, type=kind, default=default, metavar=metavar, help=text)

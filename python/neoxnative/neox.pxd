@@ -36,7 +36,13 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
 
     cdef cppclass SamplingParams:
         int32_t max_tokens, min_tokens, top_k, n, logprobs, prompt_logprobs, prompt_logprobs_start
-        float temperature, top_p, min_p
+        int32_t top_p_reset_id, no_repeat_ngram_size
+        float temperature, top_p, min_p, typical_p, top_p_decay, top_p_min
+        float repetition_penalty, presence_penalty, frequency_penalty
+        vector[pair[int32_t, float]] logit_bias
+        vector[vector[int32_t]] bad_words_ids, stop_phrases
+        vector[string] bad_words
+        vector[int32_t] allowed_token_ids
         optional[uint64_t] seed
         bool ignore_eos, include_stop_str_in_output
         vector[int32_t] stop_token_ids
