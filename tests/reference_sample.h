@@ -70,9 +70,9 @@ inline std::vector<size_t> typical(const std::vector<double>& weight, double mas
   return kept;
 }
 
-/// The distribution that an id is drawn from. z: the row as its draws see it, of which ids at or past `limit` leave first; then temperature,
-/// top-k, top-p, min-p, typical-p, each of what the one before it left (top-k takes ties by the lower id). Temperature 0: all on the most
-/// probable id. All zeros: all are banned.
+/// The distribution that an id is drawn from. z: the row as its draws see it, of which ids at or past `limit` leave first; then
+/// temperature, top-k, top-p, min-p, typical-p, each of what the one before it left (top-k takes ties by the lower id). Temperature 0: all
+/// on the most probable id. All zeros: all are banned.
 inline std::vector<double> distribution(const std::vector<double>& z, const SampleRow& r, int32_t limit) {
   std::vector<int32_t> ids(z.size());
   std::iota(ids.begin(), ids.end(), 0);

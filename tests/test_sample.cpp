@@ -164,6 +164,46 @@ TEST_P(SampleOp, WhereAllIdsAreBannedTheRowIsFlagged) {
   EXPECT_EQ(got.rows[3].flags, 0);
 }
 
+TEST_P(SampleOp, EditedRowsAreDrawnFromWhatTheReferenceMakesOfThemAndScoredAsTheyWere) {
+  Random random(9);
+  for (int32_t vocab : {131, 4096, 50277})
+    for (float temperature : {0.f, 1e-3f}) {
+      SampleCall call{.logits = {}, .rows = {}, .limit = vocab - 2};
+      for (int32_t r = 0; r < 24; r++) {
+        call.logits.push_back(random_logits(random, vocab));
+        EditRow e{.row = r, .edits_begin = int32_t(call.edits.size()), .allowed_begin = int32_t(call.ids.size())};
+        for (int32_t i = 0; i < vocab / 2 && r % 3 == 0; i++) call.ids.push_back(random.below(vocab));
+        e.allowed_end = e.bans_begin = int32_t(call.ids.size());
+        for (int32_t i = 0; i < (r % 5) * 9; i++) call.ids.push_back(random.below(vocab));
+        e.bans_end = int32_t(call.ids.size());
+        for (int32_t id = random.below(9); id < vocab && r % 4 > 0; id += 1 + random.below(r % 4 == 1 ? 3 : vocab / 7))
+          call.edits.push_back({.id = id,
+                                .bias = float(random.uniform(-9, 9)),
+                                .factor = r % 2 ? 1.f : float(random.uniform(0.5, 3)),
+                                .offset = float(random.uniform(-4, 4))});
+        e.edits_end = int32_t(call.edits.size());
+        call.edit_rows.push_back(e);
+        call.rows.push_back({.row = r, .temperature = temperature, .edit = r});
+        call.rows.push_back({.row = r, .temperature = temperature});  // the same row as it is
+      }
+      random.shuffle(call.edit_rows);
+      for (size_t i = 0; i < call.edit_rows.size(); i++) call.rows[2 * size_t(call.edit_rows[i].row)].edit = int32_t(i);
+      const Sampled got = sample(*backend_, call);
+      for (size_t r = 0; r < 24; r++) {
+        const std::vector<double> raw(call.logits[r].begin(), call.logits[r].end());
+        for (size_t i : {2 * r, 2 * r + 1}) {
+          const EditRow none{}, &e = call.rows[i].edit < 0 ? none : call.edit_rows[size_t(call.rows[i].edit)];
+          std::vector<double> z = reference::edited(raw, e, call.edits, call.ids);
+          const double most = *std::max_element(z.begin(), z.end() - 2);
+          ASSERT_EQ(got.rows[i].flags, 0);
+          EXPECT_GE(z[size_t(got.rows[i].id)], most - 2e-2 * (temperature > 0) - 1e-5) << "row " << r;
+          expect_near(got.rows[i].logprob, reference::logprobs(call.logits[r])[size_t(got.rows[i].id)]);
+          EXPECT_EQ(got.rows[i].rank, reference::rank_of(call.logits[r], got.rows[i].id));
+        }
+      }
+    }
+}
+
 TEST_P(SampleOp, ARowMayBeNamedSeveralTimes) {
   Random random(8);
   SampleCall call{.logits = {random_logits(random, 131), random_logits(random, 131)}, .rows = {}, .limit = {}};

@@ -111,9 +111,9 @@ struct SampleRow {
   int32_t position = 0;     // of the token to draw
   float temperature = 0.f;  // 0 = greedy
   float top_p = 1.f, min_p = 0.f, typical_p = 1.f;
-  int32_t top_k = 0;   // 0 = all
-  int32_t edit = -1;   // of Edits::rows, whose `row` is this one's; -1 = drawn from the logits as they are
-  int32_t top_n = 0;   // most probable ids to report, up to SampleArgs::top_ld
+  int32_t top_k = 0;  // 0 = all
+  int32_t edit = -1;  // of Edits::rows, whose `row` is this one's; -1 = drawn from the logits as they are
+  int32_t top_n = 0;  // most probable ids to report, up to SampleArgs::top_ld
 };
 enum SampleFlag : int32_t { kNonFinite = 1, kAllBanned = 2 };
 struct Sample {

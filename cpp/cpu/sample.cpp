@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sampling of one row: the edits of its request, HuggingFace's order of filters (temperature, top-k, top-p, min-p, typical-p), then a race of
-// exponentials: the id with the largest p / E wins, E drawn for (seed, index, position, id). That is a draw from p, and it depends on
+// Sampling of one row: the edits of its request, HuggingFace's order of filters (temperature, top-k, top-p, min-p, typical-p), then a race
+// of exponentials: the id with the largest p / E wins, E drawn for (seed, index, position, id). That is a draw from p, and it depends on
 // neither the order nor the other rows.
 #include <algorithm>
 #include <cmath>

@@ -15,8 +15,8 @@ namespace neox {
 
 Engine::Impl::Impl(const EngineConfig& c)
     : config(c), executor(config, info.warnings), scheduler(executor.limits(), executor.num_blocks(), c.enable_prefix_caching),
-      buffer(executor.limits()), async(c.async_scheduling.value_or(executor.backend().name() != "cpu")),
-      limit(executor.model().vocab_size), process(getpid()) {
+      buffer(executor.limits()), async(c.async_scheduling.value_or(executor.backend().name() != "cpu")), limit(executor.model().vocab_size),
+      process(getpid()) {
   stats.blocks_total = executor.num_blocks();
   describe();
 }
@@ -82,7 +82,8 @@ void Engine::Impl::check_params(std::span<const int32_t> prompt, const SamplingP
   require(p.bad_words.empty() || !vocabulary.bytes.empty(),
           "bad_words holds strings, but the engine has no vocabulary to match them with: use lists of ids");
   const auto check_id = [&](const char* name, int32_t id) {
-    require(id < executor.model().vocab_size, name, " holds ", id, ", expected ids of the vocabulary, 0 to ", executor.model().vocab_size - 1);
+    require(id < executor.model().vocab_size, name, " holds ", id, ", expected ids of the vocabulary, 0 to ",
+            executor.model().vocab_size - 1);
   };
   const auto check_phrases = [&](const char* name, const std::vector<std::vector<int32_t>>& phrases) {
     for (const auto& phrase : phrases) {

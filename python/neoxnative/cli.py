@@ -118,7 +118,9 @@ def _pair(text: str) -> tuple[int, float]:
 
 
 class _AddPair(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None) -> None:
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
         setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), values[0]: values[1]})
 
 
@@ -149,6 +151,8 @@ def _add_options(
         kind = next((kind for kind in (int, float) if kind in kinds), str)
         metavar = {int: "N", float: "X", str: "PATH" if os.PathLike[str] in kinds else "NAME"}[kind]
         if many:
-            group.add_argument(flag, type=kind, action="append", default=None if default is None else [], metavar=metavar, help=text + " (may be repeated)")
+            group.add_argument(
+                flag, type=kind, action="append", default=None if default is None else [], metavar=metavar, help=text + " (may be repeated)"
+            )
         else:
             group.add_argument(flag, type=kind, default=default, metavar=metavar, help=text)

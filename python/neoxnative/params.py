@@ -36,12 +36,12 @@ class SamplingParams:
     frequency_penalty: -2 to 2, for tokens in the output, times how often they are there
     logit_bias: token ids, and what is added to their logits, -100 to 100 (HF sequence_bias)
     no_repeat_ngram_size: no run of so many tokens occurs twice, prompt included; 0 = they may
-    bad_words: a text or several that are never completed, by whatever tokens, or lists of ids; both may begin in the prompt (HF bad_words_ids, FT bad_words_list)
+    bad_words: texts that are never completed, or lists of ids; they may begin in the prompt (HF bad_words_ids, FT bad_words_list)
     allowed_token_ids: only these tokens are drawn, None = all
     seed: of this request's draws, in [0, 2**64); None = the engine's, or fresh entropy (FT random_seed)
     n: independent samples of the prompt, which is computed once, 1 to 256 (HF num_return_sequences)
-    stop: a string or several that end the text, matched on the new text across token borders, or lists of ids, matched on tokens, which may begin in the prompt and stay in the text (HF stop_strings, FT stop_words_list)
-    include_stop_str_in_output: keep the stop string in the text
+    stop: strings that end the text, across token borders, or lists of ids, which may begin in the prompt (HF stop_strings)
+    include_stop_str_in_output: keep the stop string in the text; a list of ids always stays
     ignore_eos: go on after the model's end-of-text token
     stop_token_ids: token ids that end the request, besides EOS, 16 at most (HF eos_token_id, FT end_id)
     logprobs: report this many most probable ids with each new token, 0 = only the chosen one, None = none (FT is_return_log_probs)
@@ -97,13 +97,13 @@ def _ids(name: str, value: Iterable[int]) -> tuple[int, ...]:
 
 def _phrases(name: str, value: str | Iterable[str | Iterable[int]]) -> tuple[str | tuple[int, ...], ...]:
     if not isinstance(value, Iterable):
-        raise TypeError(f"{name} is {value!r}, expected a string, or a sequence of strings and lists of ids")
+        raise TypeError(f"{name} is {value!r}, expected a sequence of strings and lists of ids")
     made: list[str | tuple[int, ...]] = []
     for phrase in (value,) if isinstance(value, str) else value:
         if isinstance(phrase, str):
             check_text(phrase, name)
             made.append(phrase)
-        elif isinstance(phrase, Iterable):
+        elif isinstance(phrase, Iterable) and not isinstance(phrase, bytes):
             made.append(tuple(phrase))
         else:
             raise TypeError(f"{name} holds {phrase!r}, expected strings and lists of ids")

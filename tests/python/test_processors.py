@@ -104,7 +104,9 @@ def byte_model(tmp_path_factory):
     """Tokens of one to three bytes over a small alphabet, so that texts meet across token borders."""
     import tokenizers
 
-    folder = models.write(Model(seed=5, heads=2, head_dim=16, intermediate=64, vocab=100, max_positions=128), tmp_path_factory.mktemp("bytes"))
+    folder = models.write(
+        Model(seed=5, heads=2, head_dim=16, intermediate=64, vocab=100, max_positions=128), tmp_path_factory.mktemp("bytes")
+    )
     rng = random.Random(3)
     pieces = list(dict.fromkeys(["<eos>", *"abcde", *("".join(rng.choices("abcde", k=rng.choice([2, 3]))) for _ in range(300))]))[:100]
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({piece: i for i, piece in enumerate(pieces)}, unk_token="a"))

@@ -63,16 +63,16 @@ struct NEOX_API SamplingParams {
   std::vector<std::vector<int32_t>> bad_words_ids;    // runs of tokens that are never completed, wherever they begin
   std::vector<std::string> bad_words;                 // UTF-8: texts that are never completed, whatever tokens they are made of
   std::vector<int32_t> allowed_token_ids;             // only these are drawn; empty = all
-  std::optional<uint64_t> seed;  // unset = EngineConfig::seed, else fresh entropy
-  bool ignore_eos = false;       // go on after the model's own EOS ids
+  std::optional<uint64_t> seed;                       // unset = EngineConfig::seed, else fresh entropy
+  bool ignore_eos = false;                            // go on after the model's own EOS ids
   std::vector<int32_t> stop_token_ids;
   std::vector<std::vector<int32_t>> stop_phrases;  // runs of tokens that end the request; they may begin in the prompt
-  std::vector<std::string> stop;            // UTF-8: the text ends where one of these is complete, whatever tokens it is made of
-  bool include_stop_str_in_output = false;  // keep that string in the text
-  int32_t n = 1;                            // independent samples of one prompt, which is computed once
-  int32_t logprobs = -1;                    // this many most probable ids with every new token; -1 = none, 0 = only the chosen one
-  int32_t prompt_logprobs = -1;             // the same for the prompt's tokens
-  int32_t prompt_logprobs_start = 0;        // from this token on; the first token of a prompt has none
+  std::vector<std::string> stop;                   // UTF-8: the text ends where one of these is complete, whatever tokens it is made of
+  bool include_stop_str_in_output = false;         // keep that string in the text
+  int32_t n = 1;                                   // independent samples of one prompt, which is computed once
+  int32_t logprobs = -1;                           // this many most probable ids with every new token; -1 = none, 0 = only the chosen one
+  int32_t prompt_logprobs = -1;                    // the same for the prompt's tokens
+  int32_t prompt_logprobs_start = 0;               // from this token on; the first token of a prompt has none
 
   void validate() const;  // throws Error(invalid) naming field, value and range
 
