@@ -43,6 +43,7 @@ class CudaBackend final : public Backend {
   void gather_rows(const GatherArgs&) override;
   void copy_blocks(const CopyBlocksArgs&) override;
   void sample(const SampleArgs&) override;
+  void beam_candidates(const BeamArgs&) override;
 
  private:
   void linear_part(const LinearArgs&, cuda::Gemm::Sum sum);

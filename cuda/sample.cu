@@ -10,44 +10,11 @@
 #include "cuda_backend.h"
 #include "device.cuh"
 #include "edit.h"
-#include "select.cuh"
+#include "logit_rows.cuh"
 
 namespace neox {
 namespace cuda {
 namespace {
-
-struct Survey {
-  Key most;     // the greatest key of the row
-  Key allowed;  // of those that may be drawn, 0 if none may
-  float least;  // logit, but for banned ones
-  int32_t finite;
-};
-
-__device__ Survey survey(const float* logits, int32_t vocab, int32_t limit) {
-  Survey s{.most = 0, .allowed = 0, .least = INFINITY, .finite = 1};
-  each_four(logits, vocab, [&](int32_t id, const float(&x)[4], int n) {
-    for (int i = 0; i < n; i++) {
-      s.finite &= isfinite(x[i]);
-      if (x[i] == -INFINITY) continue;
-      s.least = fminf(s.least, x[i]);
-      const Key key = key_of(x[i], id + i);
-      s.most = max(s.most, key);
-      if (id + i < limit) s.allowed = max(s.allowed, key);
-    }
-  });
-  const auto join = [](const Survey& x, const Survey& y) {
-    return Survey{max(x.most, y.most), max(x.allowed, y.allowed), fminf(x.least, y.least), x.finite & y.finite};
-  };
-  return reduce(s, Survey{0, 0, INFINITY, 1}, join);
-}
-
-__device__ int32_t rank_of(const float* logits, int32_t vocab, float logit) {
-  int32_t above = 0;
-  each_four(logits, vocab, [&](int32_t, const float(&x)[4], int n) {
-    for (int i = 0; i < n; i++) above += x[i] > logit;
-  });
-  return reduce_sum(above);
-}
 
 struct Runner {
   double speed;  // p / E, up to a common factor
@@ -109,15 +76,6 @@ __device__ int32_t draw(Candidates c, const SampleRow& r, float least_logit, Key
   c.floor = cut_at, c.least = r.min_p;
   if (r.typical_p < 1.f) cut_at = cut_typical(c, r.typical_p, least_logit, sorted);
   return race(c, r, cut_at);
-}
-
-__device__ void list_top(const SampleArgs& a, const SampleRow& r, const Survey& s, const float* logits, double log_total, Key* sorted) {
-  const auto vocab = int32_t(a.logits.cols), n = min(r.top_n, vocab), k = int32_t(threadIdx.x);
-  list({.logits = logits, .ids = vocab, .first = Key(ordered(s.least)) << 32, .end = s.most + 1}, n, sorted);
-  if (k >= r.top_n) return;
-  const int64_t to = int64_t(r.out) * a.top_ld + k;
-  a.top_ids[to] = k < n ? id_of(sorted[k]) : -1;
-  a.top_logprobs[to] = k < n ? float(double(logit_of(sorted[k])) - log_total) : -INFINITY;
 }
 
 /// The result of one row, for every thread.

@@ -140,4 +140,33 @@ struct SampleArgs {
   int32_t first = 0;
 };
 
+/// A row of logits whose best continuations are asked.
+struct BeamRow {
+  int32_t row = 0;               // out row; -1 = padding, nothing is done
+  int32_t out = 0;               // as SampleRow's: flags and the most probable ids
+  int32_t limit = 0;             // ids >= limit are banned
+  int32_t edit = -1;             // of Edits::rows, which edits log-probs; -1 = none
+  int32_t first = 0, count = 0;  // where in BeamArgs::candidates, and how many
+  int32_t top_n = 0;
+};
+struct Candidate {
+  int32_t id = -1;      // -1 = all others are banned
+  float score = 0.f;    // log-prob after edits
+  float logprob = 0.f;  // before
+  int32_t rank = 0;     // how many ids are more probable, before edits
+};
+struct BeamArgs {       // of each row the candidates of the best scores, in falling order, ties by the lower id
+  Tensor logits;        // [rows, vocab] f32, only read; its first row is out row `first`
+  const BeamRow* rows;  // [count]
+  int32_t count;
+  Edits edits;
+  Candidate* candidates;  // [every BeamRow::first + count]
+  Sample* out;            // [every BeamRow::out] of which flags are written
+  int32_t top_ld;         // as SampleArgs's
+  int32_t* top_ids;
+  float* top_logprobs;
+  int32_t first = 0;
+};
+constexpr int32_t kMaxCandidates = 160;  // of a row
+
 }  // namespace neox

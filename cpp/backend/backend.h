@@ -64,6 +64,7 @@ class NEOX_API Backend {
   virtual void gather_rows(const GatherArgs&) = 0;
   virtual void copy_blocks(const CopyBlocksArgs&) = 0;
   virtual void sample(const SampleArgs&) = 0;
+  virtual void beam_candidates(const BeamArgs&) = 0;
 };
 
 struct BackendConfig {

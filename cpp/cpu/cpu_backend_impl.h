@@ -39,6 +39,7 @@ class CpuBackend final : public Backend {
   void gather_rows(const GatherArgs&) override;
   void copy_blocks(const CopyBlocksArgs&) override;
   void sample(const SampleArgs&) override;
+  void beam_candidates(const BeamArgs&) override;
 
  private:
   struct Scratch {               // of one thread
@@ -49,6 +50,7 @@ class CpuBackend final : public Backend {
     std::vector<int32_t> ids;    // [vocab] candidates
   };
   void sample_row(const SampleArgs&, int32_t i, Scratch&) const;
+  void beam_row(const BeamArgs&, const BeamRow&, Scratch&) const;
   int32_t draw(const SampleArgs&, const SampleRow&, const float* logits, Scratch&) const;
   void list_attention(const AttentionArgs&);
 

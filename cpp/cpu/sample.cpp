@@ -5,31 +5,13 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 
 #include "base/philox.h"
 #include "cpu/cpu_backend_impl.h"
+#include "cpu/logit_rows.h"
 
 namespace neox {
 namespace {
-
-constexpr float kBanned = -std::numeric_limits<float>::infinity();
-
-/// The row as its draws see it, out of its logits or log-probs.
-void edit(const Edits& edits, const EditRow& e, const float* from, float* to, int64_t vocab) {
-  if (e.allowed_begin == e.allowed_end) {
-    std::copy_n(from, vocab, to);
-  } else {
-    std::fill_n(to, vocab, kBanned);
-    for (int32_t i = e.allowed_begin; i < e.allowed_end; i++) to[edits.ids[i]] = from[edits.ids[i]];
-  }
-  for (int32_t i = e.edits_begin; i < e.edits_end; i++) {
-    const Edit& one = edits.edits[i];
-    const float z = to[one.id] + one.bias;
-    to[one.id] = (z < 0 ? z * one.factor : z / one.factor) + one.offset;
-  }
-  for (int32_t i = e.bans_begin; i < e.bans_end; i++) to[edits.ids[i]] = kBanned;
-}
 
 int32_t most_probable(const float* logits, int32_t limit) {  // -1 if all are banned
   int32_t best = -1;
@@ -66,12 +48,6 @@ int32_t race(const SampleRow& r, const std::vector<int32_t>& ids, const float* w
   }
   return winner;
 }
-
-/// Ids from the most to the least probable.
-struct ByRank {
-  const float* logits;
-  bool operator()(int32_t x, int32_t y) const { return logits[x] != logits[y] ? logits[x] > logits[y] : x < y; }
-};
 
 /// The smallest set of ids, in the order of how near -log p is to the entropy, that holds a share `mass`; with all that are as near.
 void keep_typical(float mass, const float* weight, std::vector<int32_t>& ids) {
@@ -121,18 +97,6 @@ void filter(const SampleRow& r, int32_t limit, const float* logits, const float*
     std::erase_if(ids, [&](int32_t id) { return weight[id] < r.min_p * most; });
   }
   if (r.typical_p < 1.f && ids.size() > 1) keep_typical(r.typical_p, weight, ids);
-}
-
-void list_top(const SampleArgs& a, const SampleRow& r, const float* logits, double log_total, std::vector<int32_t>& ids) {
-  ids.resize(size_t(a.logits.cols));
-  std::iota(ids.begin(), ids.end(), 0);
-  const auto n = std::min<ptrdiff_t>(r.top_n, ptrdiff_t(ids.size()));
-  std::partial_sort(ids.begin(), ids.begin() + n, ids.end(), ByRank{logits});
-  for (ptrdiff_t k = 0; k < r.top_n; k++) {
-    const int64_t to = int64_t(r.out) * a.top_ld + k;
-    a.top_ids[to] = k < n ? ids[size_t(k)] : -1;
-    a.top_logprobs[to] = k < n ? float(logits[ids[size_t(k)]] - log_total) : -std::numeric_limits<float>::infinity();
-  }
 }
 
 }  // namespace

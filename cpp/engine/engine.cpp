@@ -104,16 +104,25 @@ std::shared_ptr<Sequence> Engine::Impl::make_sequence(std::span<const int32_t> p
   s->tokens.assign(prompt.begin(), prompt.end());
   s->prompt_length = int32_t(prompt.size());
   s->params = params;
+  s->max_length = int32_t(std::min<int64_t>(int64_t(prompt.size()) + params.max_tokens, config.max_model_len));
   s->top_p = params.top_p;
   const auto rules = std::make_shared<const Rules>(params, executor.model().eos_token_ids, vocabulary);
   s->processors = Processors(rules, prompt);
   s->forks = params.n - 1;
+  if (params.beam_width > 1) {
+    const auto ends = int32_t(rules->ends.size());
+    s->group = std::make_shared<BeamGroup>(
+        BeamGroup{.search = BeamSearch(params, ends, s->max_length - s->prompt_length), .leader = s, .beams = {}});
+  }
   s->scored = std::max(1, params.prompt_logprobs_start);
-  s->max_length = int32_t(std::min<int64_t>(int64_t(prompt.size()) + params.max_tokens, config.max_model_len));
-  const int32_t blocks = scheduler.pool().blocks_for(s->max_length);
-  require(blocks <= scheduler.pool().size(), "the request needs ", blocks, " pages of the KV cache for ", s->max_length,
-          " tokens, but there are ", scheduler.pool().size(), ": raise kv_cache_memory, or shorten the prompt or max_tokens");
-  const int64_t edits = rules->most_words(s->max_length, executor.model().vocab_size), most = executor.limits().edit_words;
+  const int64_t width = params.beam_width, shared = s->prompt_length / config.block_size;  // pages of the prompt
+  const int64_t blocks = shared + width * (scheduler.pool().blocks_for(s->max_length) - shared);
+  require(blocks <= scheduler.pool().size(), "the request needs ", blocks, " pages of the KV cache for ", width > 1 ? "beams of " : "",
+          s->max_length, " tokens, but there are ", scheduler.pool().size(),
+          ": raise kv_cache_memory, or shorten the prompt or max_tokens");
+  require(width <= executor.limits().seqs, "beam_width is ", width, ", expected at most max_num_seqs and max_num_batched_tokens (",
+          executor.limits().seqs, ")");
+  const int64_t edits = width * rules->most_words(s->max_length, executor.model().vocab_size), most = executor.limits().edit_words;
   require(edits <= most, "penalties, logit_bias, bad_words and allowed_token_ids may take ", edits, " words of a step's ", most,
           ": expected fewer or longer bad_words, or fewer ids");
   return s;

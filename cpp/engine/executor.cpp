@@ -55,6 +55,7 @@ void Executor::make_buffers(const EngineConfig& config) {
   samples_ = Buffer(*backend_, samples * sizeof(Sample));
   top_ids_ = Buffer(*backend_, samples * size_t(config.max_logprobs) * sizeof(int32_t));
   top_logprobs_ = Buffer(*backend_, samples * size_t(config.max_logprobs) * sizeof(float));
+  candidates_ = Buffer(*backend_, size_t(kSlots) * size_t(limits_.candidates()) * sizeof(Candidate));
 }
 
 void Executor::complete_limits(EngineConfig& c) {
@@ -122,6 +123,21 @@ int32_t Executor::sample(const StepBuffer& buffer, const Tensor& logits, int32_t
   return end;
 }
 
+void Executor::beam_candidates(const StepBuffer& buffer, const Tensor& logits, int32_t first) {
+  if (buffer.beam_rows() == 0) return;
+  const auto* base = step_buffer_.data<const int32_t>();
+  backend_->beam_candidates({.logits = logits,
+                             .rows = buffer.beam_rows(base),
+                             .count = buffer.beam_rows(),
+                             .edits = buffer.edits(base),
+                             .candidates = candidates_.data<Candidate>(),
+                             .out = samples_.data<Sample>(),
+                             .top_ld = max_logprobs_,
+                             .top_ids = top_ids_.data<int32_t>(),
+                             .top_logprobs = top_logprobs_.data<float>(),
+                             .first = first});
+}
+
 /// All ops of a step that lies in the device's step buffer.
 void Executor::run(const StepBuffer& buffer) {
   const Step step = buffer.step(step_buffer_.data<const int32_t>());
@@ -132,6 +148,7 @@ void Executor::run(const StepBuffer& buffer) {
     count = std::min(model_->logit_rows(), step.outs - first);
     const Tensor logits = model_->logits(step, first, count);
     done = sample(buffer, logits, first, done);
+    beam_candidates(buffer, logits, first);
     for (; sink != buffer.sinks().end() && sink->out_row < first + count; ++sink)
       backend_->download(sink->to, logits.row(sink->out_row - first), size_t(logits.cols) * sizeof(float));
   }
@@ -172,6 +189,10 @@ void Executor::download(const StepBuffer& buffer) {
     backend_->download(result.top_ids.data(), top_ids_.data<int32_t>() + first * max_logprobs_, top * sizeof(int32_t));
     backend_->download(result.top_logprobs.data(), top_logprobs_.data<float>() + first * max_logprobs_, top * sizeof(float));
   }
+  result.candidates.resize(size_t(buffer.candidates()));
+  if (buffer.candidates() > 0)
+    backend_->download(result.candidates.data(), candidates_.data<Candidate>() + int64_t(buffer.ring_slot()) * limits_.candidates(),
+                       result.candidates.size() * sizeof(Candidate));
   marks_[buffer.ring_slot()] = backend_->mark();
 }
 

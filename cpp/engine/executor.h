@@ -24,6 +24,7 @@ class Executor {
     int32_t top_ld = 0;  // room for each sample's most probable ids; 0 if none were asked for
     std::vector<int32_t> top_ids;
     std::vector<float> top_logprobs;
+    std::vector<Candidate> candidates;  // of the plan's beams
   };
   /// Starts a step. `buffer` may change once this returns.
   void enqueue(const StepBuffer& buffer);
@@ -48,6 +49,7 @@ class Executor {
   void record_steps();
   void run(const StepBuffer& buffer);
   void download(const StepBuffer& buffer);
+  void beam_candidates(const StepBuffer& buffer, const Tensor& logits, int32_t first);
   int32_t sample(const StepBuffer& buffer, const Tensor& logits, int32_t first, int32_t done);
 
   ModelConfig model_config_;
@@ -63,6 +65,7 @@ class Executor {
   Buffer step_buffer_;             // the block on the device
   Buffer samples_;                 // [kSlots, samples] Sample on the device: the ring
   Buffer top_ids_, top_logprobs_;  // [kSlots, samples, max_logprobs]
+  Buffer candidates_;              // [kSlots, candidates] Candidate
   int32_t max_logprobs_ = 0;
   Result results_[kSlots];
   uint64_t marks_[kSlots] = {};  // when a slot's result is whole

@@ -79,16 +79,18 @@ void Processors::ban_ngrams(std::span<const int32_t> tokens) {
     if (std::equal(last.begin(), last.end(), at)) bans_.push_back(at[ptrdiff_t(n) - 1]);
 }
 
+std::string tail_of(std::span<const int32_t> tokens, size_t bytes, const Vocabulary& vocabulary) {
+  std::string tail;  // from back to front
+  for (auto t = tokens.rbegin(); t != tokens.rend() && tail.size() < bytes; ++t)
+    if (size_t(*t) < vocabulary.bytes.size()) tail.append(vocabulary.bytes[size_t(*t)].rbegin(), vocabulary.bytes[size_t(*t)].rend());
+  std::reverse(tail.begin(), tail.end());
+  return tail;
+}
+
 void Processors::ban_words(std::span<const int32_t> tokens) {
   size_t longest = 0;
   for (const auto& word : rules_->words) longest = std::max(longest, word.text.size() - 1);
-  std::string tail;  // what the last tokens say, from back to front
-  for (auto t = tokens.rbegin(); t != tokens.rend() && tail.size() < longest; ++t)
-    if (size_t(*t) < rules_->vocabulary.bytes.size()) {
-      const std::string& bytes = rules_->vocabulary.bytes[size_t(*t)];
-      tail.append(bytes.rbegin(), bytes.rend());
-    }
-  std::reverse(tail.begin(), tail.end());
+  const std::string tail = tail_of(tokens, longest, rules_->vocabulary);
   for (const auto& word : rules_->words)
     for (size_t k = 0; k < word.text.size() && k <= tail.size(); k++)
       if (tail.compare(tail.size() - k, k, word.text, 0, k) == 0)

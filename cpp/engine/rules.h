@@ -37,6 +37,9 @@ struct Rules {
   int64_t most_words(int32_t length, int32_t vocab) const;
 };
 
+/// What the last tokens say: at least so many bytes of it, or all.
+std::string tail_of(std::span<const int32_t> tokens, size_t bytes, const Vocabulary& vocabulary);
+
 /// The part that grows with one sample. Copied where samples branch off.
 class Processors {
  public:

@@ -32,6 +32,16 @@ void SamplingParams::validate_edits() const {
   for (int32_t id : allowed_token_ids) require(id >= 0, "allowed_token_ids holds ", id, ", expected 0 or more");
 }
 
+void SamplingParams::validate_beams() const {
+  require(beam_width >= 1 && beam_width <= kMaxBeamWidth, "beam_width is ", beam_width, ", expected 1 to ", kMaxBeamWidth);
+  require(std::isfinite(length_penalty) && std::fabs(length_penalty) <= 100, "length_penalty is ", length_penalty,
+          ", expected -100 to 100");
+  require(std::isfinite(beam_search_diversity_rate), "beam_search_diversity_rate is ", beam_search_diversity_rate,
+          ", expected a finite number");
+  require(beam_width == 1 || n <= beam_width, "n is ", n, ", expected 1 to beam_width (", beam_width, ")");
+  require(beam_width == 1 || max_tokens > 0, "beam_width is ", beam_width, " with max_tokens 0, expected 1");
+}
+
 void SamplingParams::validate() const {
   require(max_tokens >= 1 || (max_tokens == 0 && prompt_logprobs >= 0), "max_tokens is ", max_tokens,
           ", expected 1 or more, or 0 with prompt_logprobs");
@@ -47,10 +57,12 @@ void SamplingParams::validate() const {
   share("typical_p", typical_p), share("top_p_decay", top_p_decay), share("top_p_min", top_p_min);
   require(top_p_reset_id >= -1, "top_p_reset_id is ", top_p_reset_id, ", expected an id, or -1 for none");
   validate_edits();
+  validate_beams();
   require(stop_token_ids.size() <= size_t(kMaxEndIds), "stop_token_ids has ", stop_token_ids.size(), " ids, expected at most ", kMaxEndIds);
   check_phrases("stop", stop_phrases);
   for (const std::string& text : stop) require(!text.empty(), "stop holds an empty string");
   require(n >= 1 && n <= kMaxSamples, "n is ", n, ", expected 1 to ", kMaxSamples);
+  require(first_index >= 0 && first_index <= INT32_MAX - n, "first_index is ", first_index, ", expected 0 to ", INT32_MAX - n);
   require(n == 1 || max_tokens > 0, "n is ", n, " with max_tokens 0, expected 1");
   require(logprobs >= -1, "logprobs is ", logprobs, ", expected -1 (none) or more");
   require(prompt_logprobs >= -1, "prompt_logprobs is ", prompt_logprobs, ", expected -1 (none) or more");

@@ -27,6 +27,9 @@ class Scheduler {
   void publish(const Chunk& chunk);
   /// A child that goes on where its parent's prompt ends, on the parent's pages.
   void fork(const Sequence& parent, std::shared_ptr<Sequence> child);
+  /// Gives the beams of a group, whose tokens have been set, the pages of the beams before them that they continue: parents[i] of those, or
+  /// of the one that computed the prompt. Younger sequences make room, if need be.
+  void branch(Sequence& leader, const std::vector<int32_t>& parents);
   /// Takes a sequence out and gives its pages back.
   void remove(const Sequence* sequence);
   void each_of(uint64_t request_id, const std::function<void(Sequence&)>& fn);  // fn may remove it
@@ -39,8 +42,14 @@ class Scheduler {
 
  private:
   using Shared = std::shared_ptr<Sequence>;  // with the plans that are on their way
+  void release(Sequence& s);
   void preempt_youngest();
-  bool make_room(Sequence& s, int32_t positions);
+  bool make_room(const Sequence& s, BlockTable& table, int32_t positions);
+  void copy_page(const BlockTable& from, BlockTable& to);
+  void plan_beams(StepPlan& plan, const Shared& leader);
+  bool recompute_beams(StepPlan& plan, const Shared& leader);
+  bool is_running(const Sequence& s) const;
+  int32_t rows() const;
   bool admit(StepPlan& plan);
   bool take(StepPlan& plan, const Shared& s, int32_t count) const;
   Chunk chunk(const Shared& s, int32_t count) const;
@@ -50,6 +59,7 @@ class Scheduler {
   std::vector<Shared> running_;  // oldest first
   std::deque<Shared> waiting_;
   std::vector<std::pair<int32_t, int32_t>> copies_;  // of pages, due with the next step
+  BlockTable copying_;                               // these pages, that nobody else may have until then
   int64_t preemptions_ = 0, tokens_cached_ = 0;
 };
 

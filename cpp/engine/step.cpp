@@ -9,6 +9,7 @@ namespace neox {
 static_assert(sizeof(SampleRow) % sizeof(int32_t) == 0 && alignof(SampleRow) == alignof(int32_t));
 static_assert(sizeof(Edit) == 4 * sizeof(int32_t) && alignof(Edit) == alignof(int32_t) && alignof(EditRow) == alignof(int32_t));
 constexpr int32_t kSampleWords = sizeof(SampleRow) / sizeof(int32_t), kEditRowWords = sizeof(EditRow) / sizeof(int32_t);
+constexpr int32_t kBeamRowWords = sizeof(BeamRow) / sizeof(int32_t);
 constexpr int32_t kEditWords = sizeof(Edit) / sizeof(int32_t);
 
 bool StepShape::holds(const StepShape& s) const {
@@ -44,6 +45,7 @@ StepBuffer::Offsets StepBuffer::place(const StepShape& s, int32_t blocks_per_seq
           .out_rows = list(s.outs),
           .samples = list(s.samples * kSampleWords),
           .edit_rows = list(s.seqs * kEditRowWords),
+          .beam_rows = list(s.seqs * kBeamRowWords),
           .blocks = list(s.seqs * blocks_per_seq),
           .edits = end};
 }
@@ -99,6 +101,9 @@ void StepBuffer::pad() {
   words_[kEditRows] = words_[kRecorded] < 0 ? used_.edit_rows : words_[kSeqs];
   auto* edit_rows = reinterpret_cast<EditRow*>(list(at_.edit_rows));
   std::fill(edit_rows + used_.edit_rows, edit_rows + words_[kEditRows], EditRow{.row = -1});
+  words_[kBeamRows] = words_[kRecorded] < 0 ? used_.beam_rows : words_[kSeqs];
+  auto* beam_rows = reinterpret_cast<BeamRow*>(list(at_.beam_rows));
+  std::fill(beam_rows + used_.beam_rows, beam_rows + words_[kBeamRows], BeamRow{.row = -1});
 }
 
 void StepBuffer::add_copies(const StepPlan& plan) {
@@ -127,9 +132,10 @@ void StepBuffer::add(const Chunk& c) {
     add_score(s, scored, add_out(token + scored - 1 - c.start));
   if (c.draws > 0) {
     const int32_t out_row = add_out(token + c.count - 1);
-    const int32_t edit = c.edit_words > 0 ? add_edits(s.processors, out_row) : -1;
+    const int32_t edit = add_edits(c, out_row);
     for (int32_t i = 0; i < c.draws; i++) add_draw(c, s.index + i, out_row, edit);
   }
+  if (c.candidates > 0) add_beam(c, add_out(token + c.count - 1));
   used_.tokens += c.count, used_.seqs++;
 }
 
@@ -156,7 +162,7 @@ void StepBuffer::add_draw(const Chunk& c, int32_t index, int32_t out_row, int32_
   add_sample({.row = out_row,
               .seed_lo = uint32_t(s.seed),
               .seed_hi = uint32_t(s.seed >> 32),
-              .index = index,
+              .index = p.first_index + index,
               .position = c.start + c.count,
               .temperature = p.temperature,
               .top_p = s.top_p,
@@ -167,11 +173,26 @@ void StepBuffer::add_draw(const Chunk& c, int32_t index, int32_t out_row, int32_
               .top_n = std::max(p.logprobs, 0)});
 }
 
-/// Edits and ids share one block: two views of the same words.
-int32_t StepBuffer::add_edits(const Processors& p, int32_t out_row) {
+void StepBuffer::add_beam(const Chunk& c, int32_t out_row) {
+  const int32_t top_n = std::max(c.sequence->params.logprobs, 0), first = words_[kCandidates];
+  reinterpret_cast<BeamRow*>(list(at_.beam_rows))[used_.beam_rows++] = {.row = out_row,
+                                                                        .out = words_[kRingSlot] * limits_.samples() + used_.samples,
+                                                                        .limit = limit_,
+                                                                        .edit = add_edits(c, out_row),
+                                                                        .first = words_[kRingSlot] * limits_.candidates() + first,
+                                                                        .count = c.candidates,
+                                                                        .top_n = top_n};
+  words_[kCandidates] = first + c.candidates;
+  add_sample({.row = -1, .top_n = top_n});  // its place among the samples
+}
+
+/// Of a chunk that has any, else -1. Edits and ids share one block: two views of the same words.
+int32_t StepBuffer::add_edits(const Chunk& c, int32_t out_row) {
+  if (c.edit_words == 0) return -1;
+  const Processors& p = c.sequence->processors;
   int32_t& used = used_.edit_words;
   used = (used + kEditWords - 1) / kEditWords * kEditWords;
-  EditRow row{.row = out_row, .edits_begin = used / kEditWords};
+  EditRow row{.row = out_row, .edits_begin = used / kEditWords, .logprobs = c.candidates > 0};
   std::copy(p.edits().begin(), p.edits().end(), reinterpret_cast<Edit*>(list(at_.edits)) + row.edits_begin);
   row.edits_end = row.edits_begin + int32_t(p.edits().size());
   row.allowed_begin = row.edits_end * kEditWords, row.allowed_end = row.allowed_begin + int32_t(p.allowed().size());

@@ -16,9 +16,10 @@ struct Chunk {
   int32_t start, count;         // positions [start, start + count)
   int32_t first_score, scores;  // prompt tokens whose log-probs this chunk gives
   int32_t draws;  // new tokens, at position start + count: one, or one for each sample where a prompt ends; 0 in the middle of a prompt
-  int32_t edit_words = 0;  // of the block of edits, that the draws take
-  int32_t samples() const { return scores + draws; }
-  int32_t outs() const { return sequence->logits_out ? count : scores + (draws > 0); }
+  int32_t candidates = 0;  // of a beam: how many continuations are asked, in place of a draw
+  int32_t edit_words = 0;  // of the block of edits, that draws or candidates take
+  int32_t samples() const { return scores + draws + (candidates > 0); }
+  int32_t outs() const { return sequence->logits_out ? count : scores + (draws + candidates > 0); }
 };
 struct StepPlan {
   std::vector<std::pair<int32_t, int32_t>> copies;  // pages to copy before anything else: from, to
@@ -30,6 +31,8 @@ struct StepPlan {
 constexpr int32_t kSlots = 2;         // steps whose samples the device keeps: the one that runs, and the one before
 constexpr int32_t kMaxSamples = 256;  // SamplingParams::n
 constexpr int32_t kMaxEndIds = 16;    // of a model's EOS ids, and of a request's stop ids
+constexpr int32_t kMaxBeamWidth = 64;
+static_assert(2 * kMaxBeamWidth + 2 * kMaxEndIds <= kMaxCandidates);
 
 /// How many of each a step has, or a recorded step has room for.
 struct StepShape {
@@ -45,6 +48,7 @@ struct StepLimits {
   std::vector<StepShape> recorded = {};                     // smaller ones first
   int32_t edit_words = 1 << 20;                             // of edits, of all draws of a step
   int32_t samples() const { return tokens + kMaxSamples; }  // scores, and draws of which one row may give many
+  int32_t candidates() const { return seqs * kMaxCandidates; }
   StepShape largest() const {
     return {.tokens = tokens, .seqs = seqs, .outs = tokens, .samples = samples(), .max_q = tokens, .max_kv = blocks_per_seq * block_size};
   }
@@ -71,6 +75,9 @@ class StepBuffer {
   Step step(const int32_t* base) const;
   const SampleRow* sample_rows(const int32_t* base) const { return reinterpret_cast<const SampleRow*>(base + at_.samples); }
   Edits edits(const int32_t* base) const;
+  const BeamRow* beam_rows(const int32_t* base) const { return reinterpret_cast<const BeamRow*>(base + at_.beam_rows); }
+  int32_t beam_rows() const { return words_[kBeamRows]; }  // padding counted
+  int32_t candidates() const { return words_[kCandidates]; }
   const int32_t* copies(const int32_t* base) const { return base + words_[kCopiesAt]; }
   int32_t recorded() const { return words_[kRecorded]; }   // which of the recorded shapes it has, or -1
   int32_t ring_slot() const { return words_[kRingSlot]; }  // of the ring of samples, that it writes
@@ -100,12 +107,14 @@ class StepBuffer {
     kCopies,
     kCopiesAt,
     kEditRows,
+    kBeamRows,
+    kCandidates,
     kTopN,
     kUsed,
     kHeaderWords = 16
   };
   struct Offsets {  // in words
-    int32_t ids, pos, slot, q_start, kv_len, out_rows, samples, edit_rows, blocks;
+    int32_t ids, pos, slot, q_start, kv_len, out_rows, samples, edit_rows, beam_rows, blocks;
     int32_t edits;  // the last: its own length is not the shape's
   };
   static Offsets place(const StepShape& shape, int32_t blocks_per_seq);
@@ -114,7 +123,8 @@ class StepBuffer {
   int32_t add_out(int32_t token_row);
   void add_score(const Sequence& s, int32_t position, int32_t out_row);
   void add_draw(const Chunk& chunk, int32_t index, int32_t out_row, int32_t edit);
-  int32_t add_edits(const Processors& processors, int32_t out_row);
+  int32_t add_edits(const Chunk& chunk, int32_t out_row);
+  void add_beam(const Chunk& chunk, int32_t out_row);
   void add_sample(SampleRow row);
   void pad();
   void add_copies(const StepPlan& plan);
@@ -125,7 +135,7 @@ class StepBuffer {
   std::vector<int32_t> words_;
   std::vector<Sink> sinks_;
   struct {
-    int32_t tokens, seqs, outs, samples, edit_rows, edit_words;
+    int32_t tokens, seqs, outs, samples, edit_rows, edit_words, beam_rows;
   } used_{};
   int32_t limit_ = 0;
 };

@@ -97,6 +97,14 @@ cdef int _fill(neox.SamplingParams& c, params) except -1:
         _float(name, getattr(params, name))
     c.typical_p, c.top_p_decay, c.top_p_min = params.typical_p, params.top_p_decay, params.top_p_min
     c.repetition_penalty, c.presence_penalty, c.frequency_penalty = params.repetition_penalty, params.presence_penalty, params.frequency_penalty
+    c.first_index = _int32("first_index", params.first_index)
+    c.beam_width = _int32("beam_width", params.beam_width)
+    c.length_penalty = _float("length_penalty", params.length_penalty)
+    c.beam_search_diversity_rate = _float("beam_search_diversity_rate", params.beam_search_diversity_rate)
+    if params.early_stopping == "never":
+        c.early_stopping = neox.EarlyStopping.never
+    else:
+        c.early_stopping = neox.EarlyStopping.yes if params.early_stopping else neox.EarlyStopping.no
     c.top_p_reset_id = _int32("top_p_reset_id", params.top_p_reset_id)
     c.no_repeat_ngram_size = _int32("no_repeat_ngram_size", params.no_repeat_ngram_size)
     for token, bias in (params.logit_bias or {}).items():

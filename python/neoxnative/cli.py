@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import neoxnative
 from neoxnative import Engine, SamplingParams
@@ -124,6 +124,15 @@ class _AddPair(argparse.Action):
         setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), values[0]: values[1]})
 
 
+def _choice(words: Mapping[str, Any]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        if text not in words:
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(words)}")
+        return words[text]
+
+    return read
+
+
 def _add_options(
     group: argparse._ArgumentGroup, source: type[Any], defaults: Mapping[str, Any] = MappingProxyType({}), *, skip: Collection[str] = ()
 ) -> None:
@@ -136,6 +145,14 @@ def _add_options(
         default = defaults.get(name, parameter.default)
         text = documented.get(name, "").replace("%", "%%").replace("None", "unset")
         flag = "--" + name.replace("_", "-")
+        choices = [str(value) for kind in get_args(hints[name]) if get_origin(kind) is Literal for value in get_args(kind)]
+        if choices and bool in get_args(hints[name]):
+            words = {"true": True, "false": False} | {choice: choice for choice in choices}
+            kind_of = _choice(words)
+            group.add_argument(
+                flag, type=kind_of, default=default, metavar="|".join(words), help=f"{text} (default: {str(default).lower()})"
+            )
+            continue
         if bool in (hints[name], *get_args(hints[name])):
             action = "store_true" if default is False else argparse.BooleanOptionalAction
             group.add_argument(flag, action=action, default=default, help=text)

@@ -34,7 +34,15 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
         optional[uint64_t] seed
         LayerCallback on_layer_loaded
 
+    cdef enum class EarlyStopping(uint8_t):
+        no
+        yes
+        never
+
     cdef cppclass SamplingParams:
+        int32_t beam_width, first_index
+        float length_penalty, beam_search_diversity_rate
+        EarlyStopping early_stopping
         int32_t max_tokens, min_tokens, top_k, n, logprobs, prompt_logprobs, prompt_logprobs_start
         int32_t top_p_reset_id, no_repeat_ngram_size
         float temperature, top_p, min_p, typical_p, top_p_decay, top_p_min
@@ -72,6 +80,7 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
         FinishReason finish
         int32_t stop_token
         string stop_string
+        float score
         string error
         ErrorKind error_kind
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from . import _core
 from .prompts import check_text
@@ -38,8 +39,13 @@ class SamplingParams:
     no_repeat_ngram_size: no run of so many tokens occurs twice, prompt included; 0 = they may
     bad_words: texts that are never completed, or lists of ids; they may begin in the prompt (HF bad_words_ids, FT bad_words_list)
     allowed_token_ids: only these tokens are drawn, None = all
+    beam_width: 1, or 2 to 64 for beam search, in which nothing is drawn: temperature, filters and seed do nothing (HF num_beams)
+    length_penalty: a hypothesis's score is the sum of its log-probs / its tokens ** length_penalty, EOS counted (FT len_penalty)
+    early_stopping: False: end when no better hypothesis seems likely; True: once there are beam_width; "never": when none can come
+    beam_search_diversity_rate: times (rank in its own beam % beam_width), added to a continuation's sum where they are compared
     seed: of this request's draws, in [0, 2**64); None = the engine's, or fresh entropy (FT random_seed)
-    n: independent samples of the prompt, which is computed once, 1 to 256 (HF num_return_sequences)
+    first_index: the draws are those of the samples from this one on, of a request with more samples
+    n: independent samples of the prompt, which is computed once, 1 to 256; the n best of beam_width (HF num_return_sequences)
     stop: strings that end the text, across token borders, or lists of ids, which may begin in the prompt (HF stop_strings)
     include_stop_str_in_output: keep the stop string in the text; a list of ids always stays
     ignore_eos: go on after the model's end-of-text token
@@ -66,7 +72,12 @@ class SamplingParams:
     no_repeat_ngram_size: int = 0
     bad_words: str | Sequence[str | Sequence[int]] = ()
     allowed_token_ids: Sequence[int] | None = None
+    beam_width: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+    beam_search_diversity_rate: float = 0.0
     seed: int | None = None
+    first_index: int = 0
     n: int = 1
     stop: str | Sequence[str | Sequence[int]] = ()
     include_stop_str_in_output: bool = False
@@ -84,6 +95,8 @@ class SamplingParams:
             object.__setattr__(self, "allowed_token_ids", _ids("allowed_token_ids", self.allowed_token_ids))
             if not self.allowed_token_ids:
                 raise ValueError("allowed_token_ids is empty, expected at least one id, or None for all")
+        if self.early_stopping not in (False, True, "never"):
+            raise ValueError(f'early_stopping is {self.early_stopping!r}, expected False, True or "never"')
         if self.logit_bias is not None and not isinstance(self.logit_bias, Mapping):
             raise TypeError(f"logit_bias is {self.logit_bias!r}, expected a mapping of token ids to numbers")
         _core.validate(self)

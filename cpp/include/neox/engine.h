@@ -69,15 +69,21 @@ struct NEOX_API SamplingParams {
   std::vector<std::vector<int32_t>> stop_phrases;  // runs of tokens that end the request; they may begin in the prompt
   std::vector<std::string> stop;                   // UTF-8: the text ends where one of these is complete, whatever tokens it is made of
   bool include_stop_str_in_output = false;         // keep that string in the text
-  int32_t n = 1;                                   // independent samples of one prompt, which is computed once
-  int32_t logprobs = -1;                           // this many most probable ids with every new token; -1 = none, 0 = only the chosen one
-  int32_t prompt_logprobs = -1;                    // the same for the prompt's tokens
-  int32_t prompt_logprobs_start = 0;               // from this token on; the first token of a prompt has none
+  int32_t n = 1;             // independent samples of one prompt, which is computed once; of a beam search, its n best
+  int32_t first_index = 0;   // draws are those of the samples from this one on, of a request with more
+  int32_t beam_width = 1;    // 1 to 64; from 2 on nothing is drawn: beam search, over log-probs after the edits above
+  float length_penalty = 1;  // a hypothesis's score is its sum / (tokens, EOS counted) ^ length_penalty
+  EarlyStopping early_stopping = EarlyStopping::no;  // yes: at the width's count of hypotheses; never: not while a better one may come
+  float beam_search_diversity_rate = 0;              // times (rank in its own beam mod width), added where continuations are compared
+  int32_t logprobs = -1;                             // this many most probable ids with every new token; -1 = none, 0 = only the chosen one
+  int32_t prompt_logprobs = -1;                      // the same for the prompt's tokens
+  int32_t prompt_logprobs_start = 0;                 // from this token on; the first token of a prompt has none
 
   void validate() const;  // throws Error(invalid) naming field, value and range
 
  private:
   void validate_edits() const;
+  void validate_beams() const;
 };
 
 enum class FinishReason : uint8_t { none, stop, length, cancelled, error };
@@ -101,6 +107,7 @@ struct Delta {
   FinishReason finish = FinishReason::none;
   int32_t stop_token = -1;  // the id that ended it, if one did
   std::string stop_string;  // or the string
+  float score = 0;          // of a beam search: what the hypotheses are ordered by
   std::string error;        // with FinishReason::error
   ErrorKind error_kind = ErrorKind::numerical;
 };
