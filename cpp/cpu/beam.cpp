@@ -27,11 +27,8 @@ void CpuBackend::beam_row(const BeamArgs& a, const BeamRow& r, Scratch& scratch)
     scores = scratch.edited.data();
   }
   std::vector<int32_t>& ids = scratch.ids;
-  ids.clear();
-  for (int32_t id = 0; id < std::min<int64_t>(r.limit, vocab); id++)
-    if (scores[id] > kBanned) ids.push_back(id);
-  const auto n = std::min<ptrdiff_t>(r.count, ptrdiff_t(ids.size()));
-  std::partial_sort(ids.begin(), ids.begin() + n, ids.end(), ByRank{scores});
+  list_best(scores, int32_t(std::min<int64_t>(r.limit, vocab)), r.count, ids);
+  const auto n = ptrdiff_t(ids.size());
   float least = most;  // of the candidates' logits: only what is above it can count in a rank
   for (ptrdiff_t k = 0; k < n; k++) least = std::min(least, logits[ids[size_t(k)]]);
   std::vector<float> above;

@@ -3,7 +3,6 @@
 #pragma once
 #include <algorithm>
 #include <limits>
-#include <numeric>
 #include <vector>
 
 #include "backend/args.h"
@@ -34,13 +33,23 @@ struct ByRank {
   bool operator()(int32_t x, int32_t y) const { return logits[x] != logits[y] ? logits[x] > logits[y] : x < y; }
 };
 
+/// The n most probable ids below `limit` that are not banned, or as many as there are, in falling order.
+inline void list_best(const float* logits, int32_t limit, int32_t n, std::vector<int32_t>& ids) {
+  ids.clear();
+  float last = kBanned;  // what an id must exceed; those before it in rising order win ties
+  for (int32_t id = 0; id < limit; id++) {
+    if (!(logits[id] > last)) continue;
+    if (int32_t(ids.size()) == n) ids.pop_back();
+    ids.insert(std::upper_bound(ids.begin(), ids.end(), id, ByRank{logits}), id);
+    if (int32_t(ids.size()) == n) last = logits[ids.back()];
+  }
+}
+
 /// Of an args' row: its most probable ids, by the logits as they are.
 template <class Args, class Row>
 void list_top(const Args& a, const Row& r, const float* logits, double log_total, std::vector<int32_t>& ids) {
-  ids.resize(size_t(a.logits.cols));
-  std::iota(ids.begin(), ids.end(), 0);
-  const auto n = std::min<ptrdiff_t>(r.top_n, ptrdiff_t(ids.size()));
-  std::partial_sort(ids.begin(), ids.begin() + n, ids.end(), ByRank{logits});
+  list_best(logits, int32_t(a.logits.cols), r.top_n, ids);
+  const auto n = ptrdiff_t(ids.size());
   for (ptrdiff_t k = 0; k < r.top_n; k++) {
     const int64_t to = int64_t(r.out) * a.top_ld + k;
     a.top_ids[to] = k < n ? ids[size_t(k)] : -1;

@@ -6,6 +6,11 @@
 
 namespace neox {
 
+Scheduler::~Scheduler() {
+  while (!waiting_.empty()) remove(waiting_.back().get());
+  while (!running_.empty()) remove(running_.back().get());
+}
+
 Chunk Scheduler::chunk(const Shared& sequence, int32_t count) const {
   const Sequence& s = *sequence;
   Chunk c{.sequence = sequence,
@@ -157,7 +162,9 @@ void Scheduler::remove(const Sequence* sequence) {
     out = *w;
     waiting_.erase(w);
   }
-  if (out) release(*out);
+  if (!out) return;
+  release(*out);
+  if (out->group) out->group->beams.clear();  // which hold the group that holds them
 }
 
 void Scheduler::each_of(uint64_t request_id, const std::function<void(Sequence&)>& fn) {

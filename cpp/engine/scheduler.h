@@ -16,6 +16,8 @@ class Scheduler {
  public:
   Scheduler(const StepLimits& limits, int32_t blocks, bool prefix_caching)
       : limits_(limits), pool_(blocks, limits.block_size, prefix_caching) {}
+  ~Scheduler();
+  Scheduler(const Scheduler&) = delete;
 
   void add(std::shared_ptr<Sequence> sequence) { waiting_.push_back(std::move(sequence)); }
   /// Plans a step that will use `slot` of the ring of samples. Steps may be planned ahead: a token that is being drawn is then known by its
