@@ -32,14 +32,6 @@ __device__ inline uint32_t shared_address(const void* p) { return uint32_t(__cvt
 __device__ inline void copy16(void* to, const void* from, bool real) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(real ? 16 : 0) : "memory");
 }
-/// The same, of what is read once: it leaves the L2 cache first.
-__device__ inline void copy16_once(void* to, const void* from, bool real) {
-  uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0;" : "=l"(policy));
-  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(shared_address(to)), "l"(from), "r"(real ? 16 : 0),
-               "l"(policy)
-               : "memory");
-}
 /// Asks for the line of 128 bytes around p, no farther than into the L2 cache.
 __device__ inline void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 __device__ inline void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

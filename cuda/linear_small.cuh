@@ -129,7 +129,7 @@ template <class T, int R> struct Small {
 #pragma unroll
     for (int i = 0; i < kRows; i += kSmallThreads / kVectors) {
       const bool real = v < from.vectors && first + i < from.n;
-      copy16_once(to + i * 128, real ? w + i * from.w_ld : from.w, real);
+      copy16(to + i * 128, real ? w + i * from.w_ld : from.w, real);
     }
   }
   __device__ void prefetch_w(const SmallCursor& c) const {

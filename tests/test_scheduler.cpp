@@ -24,7 +24,7 @@ class FakeEngine {
  public:
   FakeEngine(const StepLimits& limits, int32_t blocks, bool caching, bool ahead)
       : limits_(limits), ahead_(ahead), scheduler(limits, blocks, caching), buffer_(limits), memory_(size_t(blocks) * kBlockSize, -1),
-        ring_(size_t(kSlots * limits.samples()), -1) {}
+        ring_(size_t(2 * limits.samples()), -1) {}
 
   uint64_t submit(std::vector<int32_t> prompt, int32_t max_tokens, int32_t n, int32_t prompt_logprobs) {
     auto s = std::make_shared<Sequence>();
@@ -173,7 +173,7 @@ class FakeEngine {
  private:
   StepBuffer buffer_;
   std::vector<int32_t> memory_;  // [blocks * block size] token ids in place of k and v
-  std::vector<int32_t> ring_;    // [kSlots, samples]
+  std::vector<int32_t> ring_;    // [2, samples]
   std::optional<Flight> flying_;
   std::map<std::pair<uint64_t, int32_t>, int32_t> scores_;
   std::map<std::pair<uint64_t, int32_t>, std::vector<int32_t>> expected_;

@@ -16,6 +16,8 @@ struct TinyModel {
   uint32_t seed = 1;
   int32_t layers = 2, heads = 2, head_dim = 16, intermediate = 96, vocab = 131, positions = 256;
   int32_t nan_token = -1;  // an id whose embedding is NaN: a request with it fails
+  int32_t nan_layer = -1;  // a layer whose MLP adds NaN
+  bool parallel_residual = true;
 
   int32_t hidden() const { return heads * head_dim; }
   /// Bytes of a page of 16 positions of float32 k and v.
@@ -38,6 +40,7 @@ class Safetensors {
     for (float& x : values) x = float(mean + deviation * std::sqrt(12.0) * (double(random_()) / 4294967296.0 - 0.5));
     return values;
   }
+  std::vector<float>& last() { return tensors_.back(); }
   std::string file() const {
     std::string header = header_ + "}";
     header.append((8 - header.size() % 8) % 8, ' ');
@@ -76,6 +79,7 @@ inline std::string tiny_weights(const TinyModel& m) {
     linear(p + "attention.dense", h, h);
     linear(p + "mlp.dense_h_to_4h", m.intermediate, h);
     linear(p + "mlp.dense_4h_to_h", h, m.intermediate);
+    if (l == m.nan_layer) file.last()[0] = std::numeric_limits<float>::quiet_NaN();
   }
   norm("gpt_neox.final_layer_norm");
   file.add("embed_out.weight", m.vocab, h, 0, 1.5 / std::sqrt(double(h)));
@@ -84,9 +88,10 @@ inline std::string tiny_weights(const TinyModel& m) {
 
 inline std::string tiny_config(const TinyModel& m) {
   const auto field = [](const char* name, int32_t value) { return std::string(", \"") + name + "\": " + std::to_string(value); };
-  return R"({"model_type": "gpt_neox", "hidden_act": "gelu", "rotary_pct": 0.25, "eos_token_id": 0, "torch_dtype": "float32")" +
-         field("num_hidden_layers", m.layers) + field("hidden_size", m.hidden()) + field("num_attention_heads", m.heads) +
-         field("intermediate_size", m.intermediate) + field("vocab_size", m.vocab) + field("max_position_embeddings", m.positions) + "}";
+  return R"({"model_type": "gpt_neox", "hidden_act": "gelu", "rotary_pct": 0.25, "eos_token_id": 0, "torch_dtype": "float32", "use_parallel_residual": )" +
+         std::string(m.parallel_residual ? "true" : "false") + field("num_hidden_layers", m.layers) + field("hidden_size", m.hidden()) +
+         field("num_attention_heads", m.heads) + field("intermediate_size", m.intermediate) + field("vocab_size", m.vocab) +
+         field("max_position_embeddings", m.positions) + "}";
 }
 
 inline void write_tiny_model(const TempFolder& folder, const TinyModel& model) {

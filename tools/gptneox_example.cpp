@@ -37,6 +37,7 @@ struct Job {
   std::string model_name, model_dir, dtype;
   int32_t batch_size = 0;  // 0 = the lines of start_ids.csv
   int32_t output_len = 0, end_id = 0;
+  int32_t tensor_parallel = 1, pipeline_parallel = 1;
   SamplingParams sampling;
 };
 
@@ -108,11 +109,19 @@ SamplingParams read_sampling(const Ini& ini) {
   return p;
 }
 
-Job read_job(const Ini& ini) {
-  for (const char* key : {"tensor_para_size", "pipeline_para_size"}) {
-    if (ini.integer(kInstance, key) != 1) ini.reject(kInstance, key, "1, because several ranks are not in this version");
-  }
+/// FasterTransformer's rule: under mpirun the tensor ranks are what the pipeline leaves of the world. Without it the ranks are threads.
+void read_ranks(const Ini& ini, int world, Job& job) {
+  job.tensor_parallel = at_least(ini, kInstance, "tensor_para_size", 1);
+  job.pipeline_parallel = at_least(ini, kInstance, "pipeline_para_size", 1);
+  if (world == 1 || int64_t(job.tensor_parallel) * job.pipeline_parallel == world) return;
+  if (world % job.pipeline_parallel != 0) ini.reject(kInstance, "pipeline_para_size", concat("a divisor of the ", world, " MPI ranks"));
+  job.tensor_parallel = world / job.pipeline_parallel;
+  std::printf("[INFO] Setting tensor_para_size to %d\n", job.tensor_parallel);
+}
+
+Job read_job(const Ini& ini, int world) {
   Job job;
+  read_ranks(ini, world, job);
   job.dtype = read_dtype(ini);
   job.model_name = ini.text(kInstance, "model_name");
   job.model_dir = resolve(ini, ini.text(kInstance, "model_dir"));
@@ -128,7 +137,7 @@ Job read_job(const Ini& ini) {
   job.sampling.ignore_eos = true;  // end_id belongs to the request, and alone ends it
   job.sampling.stop_token_ids = {job.end_id};
 
-  // enable_custom_all_reduce has no say with one rank, nor has prompt_learning_start_id without prompt learning.
+  // enable_custom_all_reduce has no say on CPUs, nor has prompt_learning_start_id without prompt learning.
   warn_of_unknown(ini, kInstance,
                   {"data_type", "enable_custom_all_reduce", "tensor_para_size", "pipeline_para_size", "model_name", "model_dir"});
   warn_of_unknown(ini, kRequest,
@@ -251,8 +260,9 @@ void print_memory() {
 }
 
 void print_start(const EngineInfo& info) {
-  std::printf("Total ranks: 1.\nDevice %s (%s)\n", info.device.c_str(), info.device_detail.c_str());
-  std::printf("P0 is running with %s #0.\n", info.device == "cuda" ? "GPU" : "CPU");
+  if (info.rank == 0) std::printf("Total ranks: %d.\n", info.world_size);
+  std::printf("Device %s (%s)\nP%d is running with %s #%d.\n", info.device.c_str(), info.device_detail.c_str(), info.rank,
+              info.device == "cuda" ? "GPU" : "CPU", info.device == "cuda" ? 0 : info.rank);
   if (info.device == "cpu") print_memory();
 }
 
@@ -264,22 +274,8 @@ void print_time(const EngineInfo& info, const Batch& batch, double milliseconds)
       batch.prompts.size(), info.heads, info.head_dim, batch.width, info.layers, info.vocab, milliseconds);
 }
 
-bool is_on(const char* variable, const char* otherwise) {
-  const char* value = std::getenv(variable);
-  return std::string_view(value ? value : otherwise) == "ON";
-}
-
-void run(const std::string& ini_file) {
-  const Ini ini = Ini::read(ini_file);
-  const Job job = read_job(ini);
-  EngineConfig config;
-  config.model = job.model_dir;
-  config.dtype = job.dtype;
-  config.attention = is_on("FMHA_ENABLE", "ON") ? "fused" : "unfused";  // FasterTransformer's variables; its own default is off
-  config.unfused_scores = is_on("CONTEXT_ATTENTION_BMM1_HALF_ACCUM", "OFF") ? "model" : "float32";
-  config.enable_prefix_caching = false;  // or the timed run would find the warm-up's pages and skip the prompts
-  if (job.batch_size > 0) config.max_num_seqs = std::min(config.max_num_seqs, job.batch_size);  // no more KV cache than the batch needs
-  Engine engine(config);
+/// Rank 0's part; the others follow.
+void drive(Engine& engine, const Ini& ini, const Job& job) {
   const EngineInfo& info = engine.info();
   for (const std::string& warning : info.warnings) warn(warning);
   check_model(ini, job, info);
@@ -296,6 +292,33 @@ void run(const std::string& ini_file) {
   print_time(info, batch, elapsed.count());
 }
 
+bool is_on(const char* variable, const char* otherwise) {
+  const char* value = std::getenv(variable);
+  return std::string_view(value ? value : otherwise) == "ON";
+}
+
+void run(const std::string& ini_file, int world) {
+  const Ini ini = Ini::read(ini_file);
+  const Job job = read_job(ini, world);
+  EngineConfig config;
+  config.model = job.model_dir;
+  config.dtype = job.dtype;
+  config.tensor_parallel_size = job.tensor_parallel, config.pipeline_parallel_size = job.pipeline_parallel;
+  if (world > 1) config.ranks = "mpi";
+  config.attention = is_on("FMHA_ENABLE", "ON") ? "fused" : "unfused";  // FasterTransformer's variables; its own default is off
+  config.unfused_scores = is_on("CONTEXT_ATTENTION_BMM1_HALF_ACCUM", "OFF") ? "model" : "float32";
+  config.enable_prefix_caching = false;  // or the timed run would find the warm-up's pages and skip the prompts
+  if (job.batch_size > 0) config.max_num_seqs = std::min(config.max_num_seqs, job.batch_size);  // no more KV cache than the batch needs
+  Engine engine(config);
+  if (engine.info().rank != 0) {
+    print_start(engine.info());
+    engine.follow();
+    return;
+  }
+  drive(engine, ini, job);
+  engine.release("");
+}
+
 /// The demo's ini: in a build tree (or an installed one) beside bin/, or in the sources above a build folder.
 std::string default_ini() {
   const fs::path bin = fs::read_symlink("/proc/self/exe").parent_path();
@@ -308,13 +331,12 @@ std::string default_ini() {
        (bin / "../../tools").string());
 }
 
-/// Under mpirun every process would run the whole batch and write the same `out`.
-void refuse_ranks() {
+bool under_mpirun() {
   for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}) {
     const char* size = std::getenv(name);
-    if (size != nullptr && std::atoi(size) > 1)
-      fail(ErrorKind::unsupported, "started on ", size, " MPI ranks; several ranks are not in this version");
+    if (size != nullptr && std::atoi(size) > 1) return true;
   }
+  return false;
 }
 
 int main_checked(int argc, char** argv) {
@@ -327,8 +349,7 @@ int main_checked(int argc, char** argv) {
                  "Without an ini: the bundled demo model (tools/gptneox_config.ini explains every key).\n");
     return help ? 0 : 1;
   }
-  refuse_ranks();
-  run(argc > 1 ? argument : default_ini());
+  run(argc > 1 ? argument : default_ini(), under_mpirun() ? mpi_world_size() : 1);
   return 0;
 }
 
@@ -342,6 +363,8 @@ int main(int argc, char** argv) {
     std::string line = e.what();
     std::replace(line.begin(), line.end(), '\n', ' ');
     std::fprintf(stderr, "gptneox_example: %s\n", line.c_str());
+    std::fflush(stdout);
+    if (neox::under_mpirun()) neox::mpi_abort(1);  // the other ranks wait for this one
     return 1;
   }
 }

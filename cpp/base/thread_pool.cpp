@@ -10,25 +10,12 @@
 #include <string>
 
 #include "base/check.h"
-#include "base/platform.h"
 
 namespace neox {
 namespace {
 
-// How long a wait spins before it parks follows from the waits before: four times as long as those that spinning ended took. Where every
-// thread has a core that is a few microseconds; where cores are shared, a wait for a thread that is not running soon gives its core away.
-constexpr int kLeastSpins = 100, kMostSpins = 20000;
-
-void wait_while(std::atomic<int>& a, int value, float& usual) {
-  const int most = std::clamp(int(4 * usual), kLeastSpins, kMostSpins);
-  for (int i = 0; i < most; i++) {
-    if (a.load(std::memory_order_acquire) != value) {
-      usual += (float(i) - usual) / 8;
-      return;
-    }
-    relax();
-  }
-  a.wait(value, std::memory_order_acquire);
+void wait_while(std::atomic<int>& a, int value, AdaptiveSpin& spin) {
+  if (!spin([&] { return a.load(std::memory_order_acquire) != value; })) a.wait(value, std::memory_order_acquire);
 }
 
 void release(std::atomic<int>& a) {
@@ -38,7 +25,7 @@ void release(std::atomic<int>& a) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) : size_(std::max(threads, 1)), usual_spins_(size_t(size_)) {
+ThreadPool::ThreadPool(int threads) : size_(std::max(threads, 1)), spins_(size_t(size_)) {
   // Signals are the business of the threads that the program itself made.
   sigset_t all, before;
   sigfillset(&all);
@@ -63,7 +50,7 @@ void ThreadPool::stop() {
 
 void ThreadPool::work(int thread) {
   for (uint32_t seen = 0;; seen++) {  // wraps, as go_ does
-    wait_while(go_, int(seen), usual_spins_[size_t(thread)].value);
+    wait_while(go_, int(seen), spins_[size_t(thread)].spin);
     if (stop_) return;
     call_(fn_, thread);
     barrier(thread);
@@ -84,7 +71,7 @@ void ThreadPool::barrier(int thread) {
     arrived_.store(0, std::memory_order_relaxed);
     release(phase_);
   } else {
-    wait_while(phase_, phase, usual_spins_[size_t(thread)].value);
+    wait_while(phase_, phase, spins_[size_t(thread)].spin);
   }
 }
 

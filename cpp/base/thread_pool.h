@@ -6,6 +6,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "base/spin.h"
+
 namespace neox {
 
 /// A fixed set of threads that spin for a moment, then park. Work is cut by position and never stolen, so who computes what is fixed.
@@ -41,8 +43,8 @@ class ThreadPool {
   void work(int thread);
   void stop();
 
-  struct alignas(64) Spins {
-    float value = 200;
+  struct alignas(64) Spin {
+    AdaptiveSpin spin;
   };
   const int size_;
   bool stop_ = false;
@@ -51,7 +53,7 @@ class ThreadPool {
   alignas(64) std::atomic<int> go_{0};
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<int> phase_{0};
-  std::vector<Spins> usual_spins_;  // of each thread's waits that ended before it parked
+  std::vector<Spin> spins_;  // [threads]
   std::vector<std::thread> threads_;
 };
 

@@ -13,21 +13,33 @@
 
 namespace neox {
 
+namespace {
+
+/// Steps that may be on their way at once: as many as stages, so that each has one to work on; on one stage, one more than runs where the
+/// device works beside the host.
+int32_t steps_ahead(const EngineConfig& c, bool beside_host) {
+  const bool overlap = c.async_scheduling.value_or(c.pipeline_parallel_size > 1 || beside_host);
+  return overlap ? std::max(c.pipeline_parallel_size, 2) : 1;
+}
+
+}  // namespace
+
 Engine::Impl::Impl(const EngineConfig& c)
-    : config(c), executor(config, info.warnings), scheduler(executor.limits(), executor.num_blocks(), c.enable_prefix_caching),
-      buffer(executor.limits()), async(c.async_scheduling.value_or(executor.backend().name() != "cpu")), limit(executor.model().vocab_size),
+    : config(c), ranks(config, info.warnings),
+      scheduler(executor().limits(), executor().num_blocks(), c.enable_prefix_caching, c.pipeline_parallel_size),
+      buffer(executor().limits()), depth(steps_ahead(c, executor().backend().name() != "cpu")), limit(executor().model().vocab_size),
       process(getpid()) {
-  stats.blocks_total = executor.num_blocks();
+  stats.blocks_total = executor().num_blocks();
   describe();
 }
 
 void Engine::Impl::describe() {
-  const ModelConfig& m = executor.model();
+  const ModelConfig& m = executor().model();
   std::vector<std::string> warnings = std::move(info.warnings);
   info = {.model = config.model,
           .load_format = config.load_format,
           .device = config.device,
-          .device_detail = executor.backend().describe(),
+          .device_detail = executor().backend().describe(),
           .dtype = config.dtype,
           .kv_cache_dtype = config.kv_cache_dtype,
           .hidden_act = m.hidden_act,
@@ -45,14 +57,21 @@ void Engine::Impl::describe() {
           .tied_embedding = m.tie_word_embeddings,
           .attention_bias = m.attention_bias,
           .parameters = m.parameters(),
-          .weight_bytes = int64_t(executor.weight_bytes()),
-          .kv_cache_bytes = int64_t(executor.kv_cache_bytes()),
+          .weight_bytes = int64_t(executor().weight_bytes()),
+          .kv_cache_bytes = int64_t(executor().kv_cache_bytes()),
           .block_size = config.block_size,
-          .num_blocks = executor.num_blocks(),
+          .num_blocks = executor().num_blocks(),
           .max_model_len = config.max_model_len,
-          .max_num_seqs = executor.limits().seqs,
+          .max_num_seqs = executor().limits().seqs,
           .max_num_batched_tokens = config.max_num_batched_tokens,
           .num_threads = config.num_threads,
+          .rank = ranks.group().rank(),
+          .world_size = ranks.group().size(),
+          .tensor_parallel_size = config.tensor_parallel_size,
+          .pipeline_parallel_size = config.pipeline_parallel_size,
+          .first_layer = executor().shard().stage.first_layer,
+          .last_layer = executor().shard().stage.last_layer,
+          .ranks = ranks.group().describe(),
           .eos_token_ids = m.eos_token_ids,
           .warnings = std::move(warnings)};
 }
@@ -64,7 +83,7 @@ void Engine::Impl::check_usable() const {
 }
 
 void Engine::Impl::check_prompt(std::span<const int32_t> prompt) const {
-  const int32_t vocab = executor.model().vocab_size;
+  const int32_t vocab = executor().model().vocab_size;
   require(!prompt.empty(), "the prompt is empty, expected at least one token");
   for (size_t i = 0; i < prompt.size(); i++)
     require(prompt[i] >= 0 && prompt[i] < vocab, "the prompt's token ", i, " is ", prompt[i], ", expected 0 to ", vocab - 1);
@@ -82,8 +101,8 @@ void Engine::Impl::check_params(std::span<const int32_t> prompt, const SamplingP
   require(p.bad_words.empty() || !vocabulary.bytes.empty(),
           "bad_words holds strings, but the engine has no vocabulary to match them with: use lists of ids");
   const auto check_id = [&](const char* name, int32_t id) {
-    require(id < executor.model().vocab_size, name, " holds ", id, ", expected ids of the vocabulary, 0 to ",
-            executor.model().vocab_size - 1);
+    require(id < executor().model().vocab_size, name, " holds ", id, ", expected ids of the vocabulary, 0 to ",
+            executor().model().vocab_size - 1);
   };
   const auto check_phrases = [&](const char* name, const std::vector<std::vector<int32_t>>& phrases) {
     for (const auto& phrase : phrases) {
@@ -106,7 +125,7 @@ std::shared_ptr<Sequence> Engine::Impl::make_sequence(std::span<const int32_t> p
   s->params = params;
   s->max_length = int32_t(std::min<int64_t>(int64_t(prompt.size()) + params.max_tokens, config.max_model_len));
   s->top_p = params.top_p;
-  const auto rules = std::make_shared<const Rules>(params, executor.model().eos_token_ids, vocabulary);
+  const auto rules = std::make_shared<const Rules>(params, executor().model().eos_token_ids, vocabulary);
   s->processors = Processors(rules, prompt);
   s->forks = params.n - 1;
   if (params.beam_width > 1) {
@@ -120,9 +139,9 @@ std::shared_ptr<Sequence> Engine::Impl::make_sequence(std::span<const int32_t> p
   require(blocks <= scheduler.pool().size(), "the request needs ", blocks, " pages of the KV cache for ", width > 1 ? "beams of " : "",
           s->max_length, " tokens, but there are ", scheduler.pool().size(),
           ": raise kv_cache_memory, or shorten the prompt or max_tokens");
-  require(width <= executor.limits().seqs, "beam_width is ", width, ", expected at most max_num_seqs and max_num_batched_tokens (",
-          executor.limits().seqs, ")");
-  const int64_t edits = width * rules->most_words(s->max_length, executor.model().vocab_size), most = executor.limits().edit_words;
+  require(width <= executor().limits().seqs, "beam_width is ", width, ", expected at most max_num_seqs and max_num_batched_tokens (",
+          executor().limits().seqs, ")");
+  const int64_t edits = width * rules->most_words(s->max_length, executor().model().vocab_size), most = executor().limits().edit_words;
   require(edits <= most, "penalties, logit_bias, bad_words and allowed_token_ids may take ", edits, " words of a step's ", most,
           ": expected fewer or longer bad_words, or fewer ids");
   return s;
@@ -138,27 +157,47 @@ uint64_t Engine::Impl::draw_seed(uint64_t request_id) const {
   return entropy() | uint64_t(entropy()) << 32;
 }
 
-void Engine::Impl::step(std::vector<Delta>& deltas) {
+void Engine::Impl::check_unbroken() const {
   if (!failure.empty()) fail(ErrorKind::runtime, "this engine failed earlier and cannot go on: ", failure);
+}
+
+void Engine::Impl::step(std::vector<Delta>& deltas) {
+  check_unbroken();
   using Clock = std::chrono::steady_clock;
   const auto seconds = [](Clock::duration d) { return std::chrono::duration<double>(d).count(); };
   const auto begin = Clock::now();
   try {
     read_inbox(deltas);
-    if (flying && scheduler.needs_tokens()) settle(*std::exchange(flying, std::nullopt), deltas);
-    StepPlan plan = scheduler.schedule(flying ? 1 - flying->slot : 0);
+    if (scheduler.needs_tokens())
+      for (; !flying.empty(); flying.pop_front()) settle(flying.front(), deltas);
+    StepPlan plan = scheduler.schedule(flying.empty() ? 0 : (flying.back().slot + 1) % executor().limits().slots);
     const int32_t tokens = plan.tokens;
     if (tokens > 0) buffer.fill(plan, limit);
     const auto planned = Clock::now();
-    if (tokens > 0) executor.enqueue(buffer);
-    if (flying) settle(*std::exchange(flying, std::nullopt), deltas);
-    if (tokens > 0 && async) flying = std::move(plan);
-    else if (tokens > 0) settle(plan, deltas);
+    if (tokens > 0) {
+      ranks.enqueue(buffer);
+      flying.push_back(std::move(plan));
+    }
+    if (!flying.empty() && (tokens == 0 || int32_t(flying.size()) == depth)) {
+      settle(flying.front(), deltas);
+      flying.pop_front();
+    }
     count(tokens, seconds(planned - begin), seconds(Clock::now() - planned));
-  } catch (const std::exception& e) {
-    failure = e.what();
-    throw;
-  }
+  } catch (const std::exception& e) { break_down(e); }
+}
+
+/// What an exception leaves behind cannot be told, here and on the other ranks.
+void Engine::Impl::break_down(const std::exception& why) {
+  failure = why.what();
+  broken = true;
+  ranks.fail(why);
+  throw;
+}
+
+void Engine::Impl::check_drives(const char* what) const {
+  if (ranks.group().rank() != 0)
+    fail(ErrorKind::runtime, what, " was called on rank ", ranks.group().rank(),
+         ", expected rank 0, which drives: the other ranks follow it");
 }
 
 Engine::Engine(const EngineConfig& config) : impl_(std::make_unique<Impl>(config)) {}
@@ -170,12 +209,13 @@ void Engine::set_vocabulary(Vocabulary vocabulary) {
   if (impl_->requests > 0)
     fail(ErrorKind::runtime, "set_vocabulary was called after ", impl_->requests, " requests, expected before the first");
   require(!vocabulary.bytes.empty(), "the vocabulary is empty");
-  impl_->limit = int32_t(std::min(vocabulary.bytes.size(), size_t(impl_->executor.model().vocab_size)));
+  impl_->limit = int32_t(std::min(vocabulary.bytes.size(), size_t(impl_->executor().model().vocab_size)));
   impl_->vocabulary = std::move(vocabulary);
 }
 
 uint64_t Engine::submit(std::span<const int32_t> prompt, const SamplingParams& params) {
   impl_->check_usable();
+  impl_->check_drives("submit");
   impl_->check_prompt(prompt);
   impl_->check_params(prompt, params);
   auto s = impl_->make_sequence(prompt, params);
@@ -189,12 +229,14 @@ uint64_t Engine::submit(std::span<const int32_t> prompt, const SamplingParams& p
 
 void Engine::cancel(uint64_t request_id) {
   impl_->check_usable();
+  impl_->check_drives("cancel");
   const std::lock_guard lock(impl_->inbox);
   impl_->cancelled.push_back(request_id);
 }
 
 std::vector<Delta> Engine::step() {
   impl_->check_usable();
+  impl_->check_drives("step");
   const std::unique_lock lock(impl_->stepping, std::try_to_lock);
   if (!lock) fail(ErrorKind::runtime, "step was called while another thread is inside step or forward");
   std::vector<Delta> deltas = std::move(impl_->pending);
@@ -204,6 +246,7 @@ std::vector<Delta> Engine::step() {
   return deltas;
 }
 
+bool Engine::failed() const { return impl_->broken; }
 bool Engine::has_work() const { return impl_->open > 0 || impl_->has_pending; }
 
 Stats Engine::stats() const {
@@ -218,7 +261,8 @@ Stats Engine::stats() const {
 void Engine::forward(std::span<const int32_t> ids, int64_t batch, int64_t length, std::span<float> out) {
   Impl& e = *impl_;
   e.check_usable();
-  const int64_t vocab = e.executor.model().vocab_size;
+  e.check_drives("forward");
+  const int64_t vocab = e.executor().model().vocab_size;
   const auto size = int64_t(ids.size());
   require(batch >= 1 && length >= 1 && size % length == 0 && size / length == batch, "input_ids has ", size, " elements, expected batch ",
           batch, " * length ", length, ", each at least 1");
@@ -249,5 +293,35 @@ void Engine::forward(std::span<const int32_t> ids, int64_t batch, int64_t length
 }
 
 const EngineInfo& Engine::info() const { return impl_->info; }
+
+void Engine::meet(const std::string& call) {
+  impl_->check_usable();
+  const std::lock_guard stepping(impl_->stepping);
+  impl_->check_unbroken();
+  try {
+    impl_->ranks.meet(call);
+  } catch (const Error& e) {
+    if (e.kind == ErrorKind::invalid) throw;  // the ranks differ, and all know it
+    impl_->break_down(e);
+  }
+}
+
+std::string Engine::follow() {
+  impl_->check_usable();
+  const std::lock_guard stepping(impl_->stepping);
+  impl_->check_unbroken();
+  if (impl_->ranks.group().rank() == 0) fail(ErrorKind::runtime, "follow was called on rank 0, which drives: expected another rank");
+  try {
+    return impl_->ranks.follow();
+  } catch (const std::exception& e) { impl_->break_down(e); }
+}
+
+void Engine::release(const std::string& word) {
+  impl_->check_usable();
+  impl_->check_drives("release");
+  const std::lock_guard stepping(impl_->stepping);
+  impl_->check_unbroken();
+  if (impl_->config.ranks == "mpi") impl_->ranks.release(word);
+}
 
 }  // namespace neox

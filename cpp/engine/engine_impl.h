@@ -3,10 +3,11 @@
 #include <sys/types.h>
 
 #include <atomic>
+#include <deque>
 #include <mutex>
 #include <unordered_map>
 
-#include "engine/executor.h"
+#include "engine/ranks.h"
 #include "engine/scheduler.h"
 #include "neox/engine.h"
 
@@ -22,11 +23,15 @@ struct Engine::Impl {
   // engine.cpp: what comes in
   void describe();
   void check_usable() const;
+  void check_drives(const char* what) const;
+  const Executor& executor() const { return ranks.executor(); }
   void check_prompt(std::span<const int32_t> prompt) const;
   void check_params(std::span<const int32_t> prompt, const SamplingParams& params) const;
   std::shared_ptr<Sequence> make_sequence(std::span<const int32_t> prompt, const SamplingParams& params) const;
   uint64_t draw_seed(uint64_t request_id) const;
+  void check_unbroken() const;
   void step(std::vector<Delta>& deltas);
+  [[noreturn]] void break_down(const std::exception& why);
 
   // outcome.cpp: what a step's results mean for the sequences
   void read_inbox(std::vector<Delta>& deltas);
@@ -54,12 +59,12 @@ struct Engine::Impl {
 
   EngineConfig config;  // "auto" and 0 replaced by what they came to
   EngineInfo info;
-  Executor executor;
+  Ranks ranks;
   Scheduler scheduler;
   StepBuffer buffer;
-  std::optional<StepPlan> flying;  // planned and started, its results not looked at
-  bool async;
-  int64_t generated = 0;  // tokens
+  std::deque<StepPlan> flying;  // planned and started, their results not looked at; oldest first
+  int32_t depth;                // how many steps may be on their way
+  int64_t generated = 0;        // tokens
   Vocabulary vocabulary;
   int32_t limit;  // ids from here on are banned
   const pid_t process;
@@ -75,7 +80,7 @@ struct Engine::Impl {
   Stats stats;
 
   std::atomic<int64_t> open{0};  // requests that have not ended
-  std::atomic<bool> has_pending{false};
+  std::atomic<bool> has_pending{false}, broken{false};
 };
 
 }  // namespace neox

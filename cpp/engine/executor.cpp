@@ -6,11 +6,17 @@
 
 #include "base/check.h"
 #include "base/thread_pool.h"
+#include "comm/host_communicator.h"
 
 namespace neox {
 
-Executor::Executor(EngineConfig& config, std::vector<std::string>& warnings) : model_config_(read_model_config(config.model)) {
-  if (config.num_threads == 0) config.num_threads = available_cores();
+Executor::Executor(EngineConfig& config, HostGroup& group, std::vector<std::string>& warnings)
+    : group_(group), model_config_(read_model_config(config.model)) {
+  shard_ = make_shard(model_config_, group.rank(), config.tensor_parallel_size, config.pipeline_parallel_size);
+  if (config.num_threads == 0) config.num_threads = group.size() > 1 ? 1 : available_cores();
+  if (group.size() > 1 && config.device == "auto") config.device = "cpu";
+  if (group.size() > 1 && config.device == "cuda")
+    fail(ErrorKind::unsupported, "device is 'cuda' with ", group.size(), " ranks, expected one rank: several are for CPUs in this version");
   backend_ = make_backend({.device = config.device,
                            .isa = config.isa,
                            .num_threads = config.num_threads,
@@ -25,37 +31,48 @@ Executor::Executor(EngineConfig& config, std::vector<std::string>& warnings) : m
   const int32_t logit_rows = on_gpu() ? 256 : 64;
   backend_->reserve({.tokens = limits_.tokens,
                      .kv = config.max_model_len,
-                     .heads = model_config_.num_attention_heads,
+                     .heads = int32_t(shard_.share(model_config_.num_attention_heads)),
                      .head_dim = model_config_.head_dim(),
                      .vocab = model_config_.vocab_size,
                      .logit_rows = logit_rows});
   arena_ = std::make_unique<Arena>(*backend_);
   activations_ =
-      make_activations(*arena_, model_config_, backend_->activation_dtype(dtype_named(config.dtype)), limits_.tokens, logit_rows);
-  if (on_gpu()) limits_.recorded = shapes_to_record(limits_, logit_rows);
+      make_activations(*arena_, model_config_, shard_, backend_->activation_dtype(dtype_named(config.dtype)), limits_.tokens, logit_rows);
+  if (on_gpu() && group.size() == 1) limits_.recorded = shapes_to_record(limits_, logit_rows);
   if (unfused) std::erase_if(limits_.recorded, [](const StepShape& shape) { return shape.max_q > 1; });  // it goes by the host's lengths
   make_buffers(config);
   make_cache(config, dtype_named(config.kv_cache_dtype, "kv_cache_dtype"));  // last: it may take what is left
-  const int32_t layers = model_config_.num_hidden_layers;
+  connect_ranks(config);
   model_ = std::make_unique<Model>(Model::Parts{.backend = *backend_,
-                                                .tensor_parallel = tensor_parallel_,
-                                                .pipeline = pipeline_,
+                                                .tensor_parallel = *tensor_parallel_,
+                                                .pipeline = *pipeline_,
                                                 .config = model_config_,
                                                 .weights = *weights_,
                                                 .kv = kv_->layers(),
                                                 .activations = activations_,
-                                                .stage = {.first_layer = 0, .last_layer = layers, .layers = layers}});
+                                                .shard = shard_});
   if (config.record_steps) record_steps();
 }
 
+/// The ranks of a stage, and those that hold the same share in all stages.
+void Executor::connect_ranks(const EngineConfig& config) {
+  const int tp = config.tensor_parallel_size, stage = group_.rank() / tp;
+  std::vector<int> side(static_cast<size_t>(tp)), line(static_cast<size_t>(config.pipeline_parallel_size));
+  for (int i = 0; i < tp; i++) side[size_t(i)] = stage * tp + i;
+  for (size_t i = 0; i < line.size(); i++) line[i] = int(i) * tp + shard_.rank;
+  tensor_parallel_ = connect(*backend_, group_, side, Channel::tensor_parallel);
+  pipeline_ = connect(*backend_, group_, line, Channel::pipeline);
+}
+
 void Executor::make_buffers(const EngineConfig& config) {
-  const auto samples = size_t(kSlots) * size_t(limits_.samples());
+  const auto samples = size_t(limits_.slots) * size_t(limits_.samples());
+  results_.resize(size_t(limits_.slots)), marks_.resize(size_t(limits_.slots));
   max_logprobs_ = config.max_logprobs;
   step_buffer_ = Buffer(*backend_, StepBuffer(limits_).capacity());
   samples_ = Buffer(*backend_, samples * sizeof(Sample));
   top_ids_ = Buffer(*backend_, samples * size_t(config.max_logprobs) * sizeof(int32_t));
   top_logprobs_ = Buffer(*backend_, samples * size_t(config.max_logprobs) * sizeof(float));
-  candidates_ = Buffer(*backend_, size_t(kSlots) * size_t(limits_.candidates()) * sizeof(Candidate));
+  candidates_ = Buffer(*backend_, size_t(limits_.slots) * size_t(limits_.candidates()) * sizeof(Candidate));
 }
 
 void Executor::complete_limits(EngineConfig& c) {
@@ -77,7 +94,8 @@ void Executor::complete_limits(EngineConfig& c) {
              .seqs = std::min(c.max_num_seqs, c.max_num_batched_tokens),
              .blocks_per_seq = (c.max_model_len + c.block_size - 1) / c.block_size,
              .block_size = c.block_size,
-             .vocab = model_config_.vocab_size};
+             .vocab = model_config_.vocab_size,
+             .slots = std::max(2, c.pipeline_parallel_size)};
 }
 
 void Executor::load(EngineConfig& config, std::vector<std::string>& warnings) {
@@ -85,23 +103,28 @@ void Executor::load(EngineConfig& config, std::vector<std::string>& warnings) {
   if (config.dtype == "auto") config.dtype = name_of(checkpoint->dtype_of("gpt_neox.layers.0.attention.query_key_value.weight"));
   const DType dtype = dtype_named(config.dtype);
   if (config.kv_cache_dtype == "auto") config.kv_cache_dtype = config.dtype;
-  weights_ = std::make_unique<Weights>(*backend_, *checkpoint, model_config_, dtype, warnings, config.on_layer_loaded);
+  const auto told = group_.rank() == 0 ? config.on_layer_loaded : nullptr;
+  weights_ = std::make_unique<Weights>(*backend_, *checkpoint, model_config_, shard_, dtype, warnings, told);
   if (config.load_format == "dummy") warnings.push_back("the weights are random (load_format dummy): what is generated means nothing");
 }
 
 void Executor::make_cache(EngineConfig& c, DType dtype) {
-  const KvPages shape{
-      .dtype = dtype, .heads = model_config_.num_attention_heads, .head_dim = model_config_.head_dim(), .block = c.block_size};
-  const auto block_bytes = int64_t(KvCache::block_bytes(*backend_, shape, model_config_.num_hidden_layers));
+  const KvPages shape{.dtype = dtype,
+                      .heads = int32_t(shard_.share(model_config_.num_attention_heads)),
+                      .head_dim = model_config_.head_dim(),
+                      .block = c.block_size};
+  const int32_t layers = shard_.stage.last_layer - shard_.stage.first_layer;
+  const auto block_bytes = int64_t(KvCache::block_bytes(*backend_, shape, layers));
   int64_t memory = c.kv_cache_memory;
-  if (memory == 0) memory = on_gpu() ? backend_->memory_free() / 10 * 9 : std::min(int64_t(4) << 30, backend_->memory_free() / 4);
-  const int64_t blocks =
-      std::min({memory / block_bytes, int64_t(limits_.blocks_per_seq) * c.max_num_seqs, int64_t(INT32_MAX) / c.block_size});
+  if (memory == 0)
+    memory = on_gpu() ? backend_->memory_free() / 10 * 9 : std::min(int64_t(4) << 30, backend_->memory_free() / 4) / group_.neighbours();
+  int64_t blocks = std::min({memory / block_bytes, int64_t(limits_.blocks_per_seq) * c.max_num_seqs, int64_t(INT32_MAX) / c.block_size});
   if (blocks < 1)
     fail(ErrorKind::memory, "the KV cache may take ", memory, " bytes, but one page of ", c.block_size, " positions takes ", block_bytes,
          ": raise kv_cache_memory");
+  if (group_.size() > 1) blocks = minimum(group_, blocks);
   num_blocks_ = int32_t(blocks);
-  kv_ = std::make_unique<KvCache>(*backend_, shape, model_config_.num_hidden_layers, num_blocks_);
+  kv_ = std::make_unique<KvCache>(*backend_, shape, layers, num_blocks_);
 }
 
 /// Samples those rows from the done-th on whose out rows are among these logits; returns how many are done then.
@@ -142,6 +165,7 @@ void Executor::beam_candidates(const StepBuffer& buffer, const Tensor& logits, i
 void Executor::run(const StepBuffer& buffer) {
   const Step step = buffer.step(step_buffer_.data<const int32_t>());
   model_->forward(step, samples_.data<Sample>());
+  if (!shard_.stage.last()) return;
   auto sink = buffer.sinks().begin();
   int32_t done = 0;
   for (int32_t first = 0, count; first < step.outs; first += count) {
@@ -174,7 +198,7 @@ void Executor::enqueue(const StepBuffer& buffer) {
   const int32_t recorded = buffer.recorded();
   if (recorded >= 0 && !replays_.empty()) replays_[size_t(recorded)]->run();
   else run(buffer);
-  download(buffer);
+  if (shard_.stage.last()) download(buffer);
 }
 
 void Executor::download(const StepBuffer& buffer) {
@@ -201,12 +225,9 @@ const Executor::Result& Executor::collect(int32_t slot_index) {
   return results_[slot_index];
 }
 
-std::string Executor::locate_non_finite(const Sequence& sequence, int32_t length) {
-  if (sequence.table.size() * limits_.block_size < length) return "a place that cannot be told, its pages being gone";
-  const auto copy = std::make_shared<Sequence>(sequence);  // the same numbers go to the same places of its pages
-  copy->logits_out = nullptr, copy->params = {};
-  int32_t where = model_config_.num_hidden_layers;
-  const auto probe = [&](int32_t layer, const Tensor& x) {
+int32_t Executor::probe(const StepBuffer& buffer) {
+  int32_t where = kAllFinite;
+  const auto look = [&](int32_t layer, const Tensor& x) {
     std::vector<float> row(size_t(x.cols));
     for (int64_t r = 0; r < x.rows && layer < where; r++) {
       backend_->download(row.data(), x.row(r), row.size() * sizeof(float));
@@ -214,20 +235,9 @@ std::string Executor::locate_non_finite(const Sequence& sequence, int32_t length
       if (!std::all_of(row.begin(), row.end(), [](float v) { return std::isfinite(v); })) where = layer;
     }
   };
-  StepLimits exact = limits_;
-  exact.recorded.clear();
-  StepBuffer buffer(exact);
-  for (int32_t start = 0, count; start < length; start += count) {
-    count = std::min(limits_.tokens, length - start);
-    StepPlan plan{.copies = {}, .chunks = {}, .tokens = count};
-    plan.chunks.push_back({.sequence = copy, .preemptions = 0, .start = start, .count = count, .first_score = 0, .scores = 0, .draws = 0});
-    buffer.fill(plan, 0);
-    backend_->upload(step_buffer_.data(), buffer.data(), buffer.bytes());
-    model_->forward(buffer.step(step_buffer_.data<const int32_t>()), samples_.data<Sample>(), probe);
-  }
-  if (where < 0) return "the embedding";
-  if (where == model_config_.num_hidden_layers) return "the final norm or the head";
-  return concat("layer ", where);
+  backend_->upload(step_buffer_.data(), buffer.data(), buffer.bytes());
+  model_->forward(buffer.step(step_buffer_.data<const int32_t>()), samples_.data<Sample>(), look);
+  return where;
 }
 
 }  // namespace neox

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "backend/backend.h"
-#include "comm/solo.h"
+#include "comm/communicator.h"
+#include "comm/group.h"
 #include "engine/kv_cache.h"
 #include "engine/step.h"
 #include "model/model.h"
@@ -13,11 +15,11 @@
 
 namespace neox {
 
-/// One rank: owns the backend and everything in its memory, and runs steps.
+/// One rank's part of the model: owns the backend and everything in its memory, and runs steps as far as they are this rank's.
 class Executor {
  public:
-  /// Loads the model and completes `config` where it says "auto" or 0.
-  Executor(EngineConfig& config, std::vector<std::string>& warnings);
+  /// Loads this rank's shard and completes `config` where it says "auto" or 0. All ranks of `group` do so at once.
+  Executor(EngineConfig& config, HostGroup& group, std::vector<std::string>& warnings);
 
   struct Result {  // in the order of the plan's samples
     std::vector<Sample> samples;
@@ -30,11 +32,14 @@ class Executor {
   void enqueue(const StepBuffer& buffer);
   /// What the step of that slot of the ring drew, once it has run; valid until the slot is used again.
   const Result& collect(int32_t slot);
-  /// Runs the first `length` positions of a sequence again, on its own pages, and names the place where a number first was NaN or infinite.
-  std::string locate_non_finite(const Sequence& sequence, int32_t length);
+  /// Runs a step and looks at what passes between the layers: the first of them after which a number is NaN or infinite, -1 for the
+  /// embedding, or kAllFinite.
+  int32_t probe(const StepBuffer& buffer);
+  static constexpr int32_t kAllFinite = INT32_MAX;
 
   const ModelConfig& model() const { return model_config_; }
   const Backend& backend() const { return *backend_; }
+  const Shard& shard() const { return shard_; }
   const StepLimits& limits() const { return limits_; }
   int32_t num_blocks() const { return num_blocks_; }
   size_t weight_bytes() const { return weights_->bytes(); }
@@ -43,6 +48,7 @@ class Executor {
  private:
   void load(EngineConfig& config, std::vector<std::string>& warnings);
   void complete_limits(EngineConfig& config);
+  void connect_ranks(const EngineConfig& config);
   void make_cache(EngineConfig& config, DType dtype);
   void make_buffers(const EngineConfig& config);
   bool on_gpu() const { return backend_->name() == "cuda"; }
@@ -52,23 +58,25 @@ class Executor {
   void beam_candidates(const StepBuffer& buffer, const Tensor& logits, int32_t first);
   int32_t sample(const StepBuffer& buffer, const Tensor& logits, int32_t first, int32_t done);
 
+  HostGroup& group_;
   ModelConfig model_config_;
+  Shard shard_;
   std::unique_ptr<Backend> backend_;  // outlives all that follows
   std::unique_ptr<Weights> weights_;
   std::unique_ptr<KvCache> kv_;
   std::unique_ptr<Arena> arena_;
   Activations activations_;
-  SoloCommunicator tensor_parallel_, pipeline_;
+  std::unique_ptr<Communicator> tensor_parallel_, pipeline_;
   std::unique_ptr<Model> model_;
   std::vector<std::unique_ptr<Replay>> replays_;  // [limits_.recorded], or none
   StepLimits limits_{};
   Buffer step_buffer_;             // the block on the device
-  Buffer samples_;                 // [kSlots, samples] Sample on the device: the ring
-  Buffer top_ids_, top_logprobs_;  // [kSlots, samples, max_logprobs]
-  Buffer candidates_;              // [kSlots, candidates] Candidate
+  Buffer samples_;                 // [slots, samples] Sample on the device: the ring
+  Buffer top_ids_, top_logprobs_;  // [slots, samples, max_logprobs]
+  Buffer candidates_;              // [slots, candidates] Candidate
   int32_t max_logprobs_ = 0;
-  Result results_[kSlots];
-  uint64_t marks_[kSlots] = {};  // when a slot's result is whole
+  std::vector<Result> results_;  // [slots]
+  std::vector<uint64_t> marks_;  // [slots] when a slot's result is whole
   int32_t num_blocks_ = 0;
 };
 

@@ -67,7 +67,7 @@ static bool ends_phrase(std::span<const int32_t> tokens, const std::vector<std::
 BeamEnd Engine::Impl::end_by_token(const Sequence& s, std::span<const int32_t> tokens) const {
   const SamplingParams& p = s.params;
   const auto last_in = [&](const std::vector<int32_t>& ids) { return std::find(ids.begin(), ids.end(), tokens.back()) != ids.end(); };
-  if ((!p.ignore_eos && last_in(executor.model().eos_token_ids)) || last_in(p.stop_token_ids))
+  if ((!p.ignore_eos && last_in(executor().model().eos_token_ids)) || last_in(p.stop_token_ids))
     return {.reason = FinishReason::stop, .stop_token = tokens.back()};
   const auto length = int32_t(tokens.size());
   if (length - s.prompt_length >= p.min_tokens && ends_phrase(tokens, p.stop_phrases)) return {.reason = FinishReason::stop};
@@ -92,7 +92,7 @@ Error Engine::Impl::explain(const Sequence& s, int32_t position, const Sample& s
   const std::string where = concat(" at position ", position, " of request ", s.request_id);
   if (sample.flags & kAllBanned) return {ErrorKind::invalid, "every token is banned" + where};
   return {ErrorKind::numerical,
-          concat("the logits hold NaN or infinity", where, "; it first appeared in ", executor.locate_non_finite(s, position))};
+          concat("the logits hold NaN or infinity", where, "; it first appeared in ", ranks.locate_non_finite(s, position))};
 }
 
 void Engine::Impl::fail_request(Sequence& s, const Error& why, std::vector<Delta>& deltas) {
@@ -116,7 +116,7 @@ void Engine::Impl::take_scores(const Chunk& c, const Executor::Result& r, size_t
 }
 
 void Engine::Impl::settle(const StepPlan& plan, std::vector<Delta>& deltas) {
-  const Executor::Result& result = executor.collect(plan.slot);
+  const Executor::Result& result = ranks.collect(plan.slot);
   size_t first = 0, candidate = 0;
   for (auto chunk = plan.chunks.begin(); chunk != plan.chunks.end();) {
     auto end = chunk + 1;

@@ -13,6 +13,7 @@ void Engine::Impl::advance_beams(std::span<const Chunk> chunks, const Executor::
                                  std::vector<Delta>& deltas) {
   const std::shared_ptr<BeamGroup> group = chunks[0].sequence->group;
   const std::shared_ptr<Sequence> leader = group->leader.lock();
+  group->flying = false;
   if (!leader || leader->finish != FinishReason::none) return;  // it ended while this was on its way
   std::vector<float> sums;
   size_t sample = first;

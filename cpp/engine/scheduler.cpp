@@ -35,6 +35,7 @@ bool Scheduler::take(StepPlan& plan, const Shared& s, int32_t count) const {
   if (plan.samples + c.samples() > limits_.samples() || plan.edit_words + c.edit_words > limits_.edit_words) return false;
   s->computed += count;
   s->scored += c.scores;
+  if (c.candidates > 0) s->group->flying = true;
   if (c.draws > 0) s->tokens.push_back(-1 - (plan.slot * limits_.samples() + plan.samples + c.scores));
   plan.tokens += count;
   plan.samples += c.samples();
@@ -78,8 +79,9 @@ bool Scheduler::make_room(const Sequence& s, BlockTable& table, int32_t position
 bool Scheduler::admit(StepPlan& plan) {
   const Shared sequence = waiting_.front();
   Sequence& s = *sequence;
-  if (!s.knows_all() || rows() + s.rows() > limits_.seqs) return false;  // preempted while its last token is being drawn; or no place
-  if (s.group && !s.group->beams.empty()) {                              // its beams are computed again one by one, from the next step on
+  if (!s.knows_all() || (s.group && s.group->flying)) return false;  // preempted while its last token is being drawn
+  if (rows() + s.rows() > limits_.seqs) return false;
+  if (s.group && !s.group->beams.empty()) {  // its beams are computed again one by one, from the next step on
     if (pool_.blocks_for(s.group->beams[0]->length()) > pool_.available()) return false;
     running_.push_back(sequence);
     waiting_.pop_front();
@@ -105,24 +107,31 @@ bool Scheduler::admit(StepPlan& plan) {
   return true;
 }
 
+/// With stages a sequence runs only once its last token is known.
 bool Scheduler::needs_tokens() const {
-  return std::any_of(running_.begin(), running_.end(), [](const Shared& s) { return s->needs_tokens(); });
+  return stages_ == 1 && std::any_of(running_.begin(), running_.end(), [](const Shared& s) { return s->needs_tokens(); });
 }
+
+/// Sequences in one step, so that every stage has some.
+int32_t Scheduler::most_chunks() const { return (std::min(running() + waiting(), limits_.seqs) + stages_ - 1) / stages_; }
 
 StepPlan Scheduler::schedule(int32_t slot) {
   StepPlan plan;
   plan.slot = slot;
   pool_.release(copying_);
-  for (size_t i = 0; i < running_.size() && plan.tokens < limits_.tokens; i++) {
+  const auto most = size_t(most_chunks());
+  const auto room = [&] { return plan.tokens < limits_.tokens && plan.chunks.size() < most; };
+  for (size_t i = 0; i < running_.size() && room(); i++) {
     const Shared s = running_[i];
     if (s->group && !s->group->beams.empty()) {
       plan_beams(plan, s);
       continue;
     }
+    if (stages_ > 1 && !s->knows_all()) continue;
     const int32_t count = std::min(s->to_compute(), limits_.tokens - plan.tokens);
     if (count > 0 && make_room(*s, s->table, s->computed + count)) take(plan, s, count);
   }
-  while (!waiting_.empty() && plan.tokens < limits_.tokens && admit(plan)) {}
+  while (!waiting_.empty() && room() && admit(plan)) {}
   plan.copies = std::move(copies_);
   copies_.clear();
   return plan;

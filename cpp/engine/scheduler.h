@@ -14,8 +14,10 @@ namespace neox {
 /// pages last; long prompts come in chunks. Out of pages, the youngest running sequence is put back and computed again later.
 class Scheduler {
  public:
-  Scheduler(const StepLimits& limits, int32_t blocks, bool prefix_caching)
-      : limits_(limits), pool_(blocks, limits.block_size, prefix_caching) {}
+  /// stages: of a pipeline, each of which works on a step of its own; they get about as many sequences each, and none whose last token is
+  /// still being drawn.
+  Scheduler(const StepLimits& limits, int32_t blocks, bool prefix_caching, int32_t stages = 1)
+      : limits_(limits), stages_(stages), pool_(blocks, limits.block_size, prefix_caching) {}
   ~Scheduler();
   Scheduler(const Scheduler&) = delete;
 
@@ -54,9 +56,11 @@ class Scheduler {
   int32_t rows() const;
   bool admit(StepPlan& plan);
   bool take(StepPlan& plan, const Shared& s, int32_t count) const;
+  int32_t most_chunks() const;
   Chunk chunk(const Shared& s, int32_t count) const;
 
   const StepLimits limits_;
+  const int32_t stages_;
   BlockPool pool_;
   std::vector<Shared> running_;  // oldest first
   std::deque<Shared> waiting_;

@@ -66,8 +66,8 @@ void Scheduler::branch(Sequence& leader, const std::vector<int32_t>& parents) {
 
 /// Adds all beams to the plan, or none.
 void Scheduler::plan_beams(StepPlan& plan, const Shared& leader) {
-  if (recompute_beams(plan, leader)) return;
   auto& beams = leader->group->beams;
+  if (leader->group->flying || recompute_beams(plan, leader)) return;
   const auto count = int32_t(beams.size());
   if (plan.tokens + count > limits_.tokens || int32_t(plan.chunks.size()) + count > limits_.seqs) return;
   int32_t words = plan.edit_words;

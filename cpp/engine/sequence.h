@@ -55,6 +55,7 @@ struct BeamGroup {
   BeamSearch search;
   std::weak_ptr<Sequence> leader;
   std::vector<std::shared_ptr<Sequence>> beams;  // none until the prompt is computed
+  bool flying = false;                           // a step that asks for its candidates is on its way
 };
 
 }  // namespace neox

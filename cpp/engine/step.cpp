@@ -3,6 +3,9 @@
 
 #include <algorithm>
 #include <cassert>
+#include <span>
+
+#include "base/check.h"
 
 namespace neox {
 
@@ -51,8 +54,8 @@ StepBuffer::Offsets StepBuffer::place(const StepShape& s, int32_t blocks_per_seq
 }
 
 StepBuffer::StepBuffer(const StepLimits& limits) : limits_(limits) {
-  const int32_t copies = 2 * limits.samples();  // a pair for each sample that branches off
-  words_.resize(size_t(place(limits.largest(), limits.blocks_per_seq).edits + limits.edit_words + copies));
+  const int32_t copies = 2 * limits.samples(), sinks = limits.tokens;  // a pair of pages for each sample that branches off
+  words_.resize(size_t(place(limits.largest(), limits.blocks_per_seq).edits + limits.edit_words + copies + sinks));
 }
 
 void StepBuffer::begin(const StepShape& s, int32_t recorded) {
@@ -81,13 +84,13 @@ void StepBuffer::fill(const StepPlan& plan, int32_t limit) {
   words_[kRingSlot] = plan.slot;
   for (const Chunk& chunk : plan.chunks) add(chunk);
   pad();
-  add_copies(plan);
+  finish(plan);
 }
 
 void StepBuffer::fill_padding(int32_t recorded) {
   begin(limits_.recorded[size_t(recorded)], recorded);
   pad();
-  add_copies({});
+  finish({});
 }
 
 void StepBuffer::pad() {
@@ -106,12 +109,34 @@ void StepBuffer::pad() {
   std::fill(beam_rows + used_.beam_rows, beam_rows + words_[kBeamRows], BeamRow{.row = -1});
 }
 
-void StepBuffer::add_copies(const StepPlan& plan) {
+/// What has no fixed place comes last: pages to copy, and which logits rows a caller asked for.
+void StepBuffer::finish(const StepPlan& plan) {
   int32_t at = words_[kCopiesAt] = at_.edits + used_.edit_words;
-  assert(at + 2 * plan.copies.size() <= words_.size());
+  assert(size_t(at) + 2 * plan.copies.size() + sinks_.size() <= words_.size());
   for (const auto& [from, to] : plan.copies) words_[size_t(at++)] = from, words_[size_t(at++)] = to;
   words_[kCopies] = int32_t(plan.copies.size());
+  words_[kSinksAt] = at;
+  for (const Sink& sink : sinks_) words_[size_t(at++)] = sink.out_row;
+  words_[kSinks] = int32_t(sinks_.size());
   words_[kUsed] = at;
+}
+
+void StepBuffer::fill_leave() {
+  std::fill(words_.begin(), words_.begin() + kHeaderWords, 0);
+  words_[kUsed] = kHeaderWords;
+  set_order(Order::leave);
+}
+
+void StepBuffer::read_message(size_t bytes, std::vector<float>* logits) {
+  if (bytes < kHeaderWords * sizeof(int32_t) || bytes != this->bytes())
+    fail(ErrorKind::runtime, "a step of ", bytes, " bytes came from rank 0, expected ", this->bytes(), " by its header");
+  const auto shape = std::span(words_).subspan(0, kHeaderWords);
+  at_ = place({.tokens = shape[kTokens], .seqs = shape[kSeqs], .outs = shape[kOuts], .samples = shape[kSamples]}, limits_.blocks_per_seq);
+  sinks_.clear();
+  if (!logits) return;
+  logits->resize(size_t(words_[kSinks]) * size_t(limits_.vocab));
+  for (int32_t i = 0; i < words_[kSinks]; i++)
+    sinks_.push_back({.out_row = words_[size_t(words_[kSinksAt] + i)], .to = logits->data() + int64_t(i) * limits_.vocab});
 }
 
 void StepBuffer::add(const Chunk& c) {

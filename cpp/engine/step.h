@@ -28,7 +28,6 @@ struct StepPlan {
   int32_t slot = 0;  // of the ring: which samples of the device this step writes
 };
 
-constexpr int32_t kSlots = 2;         // steps whose samples the device keeps: the one that runs, and the one before
 constexpr int32_t kMaxSamples = 256;  // SamplingParams::n
 constexpr int32_t kMaxEndIds = 16;    // of a model's EOS ids, and of a request's stop ids
 constexpr int32_t kMaxBeamWidth = 64;
@@ -45,6 +44,7 @@ struct StepShape {
 struct StepLimits {
   int32_t tokens, seqs;
   int32_t blocks_per_seq, block_size, vocab;
+  int32_t slots = 2;                                        // of the ring of samples: steps that may be on their way at once
   std::vector<StepShape> recorded = {};                     // smaller ones first
   int32_t edit_words = 1 << 20;                             // of edits, of all draws of a step
   int32_t samples() const { return tokens + kMaxSamples; }  // scores, and draws of which one row may give many
@@ -67,6 +67,15 @@ class StepBuffer {
   void fill(const StepPlan& plan, int32_t limit);
   /// A step of a recorded shape that is nothing but padding.
   void fill_padding(int32_t recorded);
+  /// What a rank is to do with the block: run the step, run it looking for NaN, or go back to its caller.
+  enum class Order : int32_t { step, probe, leave };
+  void set_order(Order order) { words_[kOrder] = int32_t(order); }
+  Order order() const { return Order(words_[kOrder]); }
+  void fill_leave();
+  /// Where another rank's block is received, and what makes a step of it; logits rows that rank 0's caller asked for go to
+  /// `logits`, on the rank that sends them on; elsewhere null.
+  int32_t* message() { return words_.data(); }
+  void read_message(size_t bytes, std::vector<float>* logits);
   const int32_t* data() const { return words_.data(); }
   size_t bytes() const { return size_t(words_[kUsed]) * sizeof(int32_t); }  // of the part in use
   size_t capacity() const { return words_.size() * sizeof(int32_t); }
@@ -110,8 +119,11 @@ class StepBuffer {
     kBeamRows,
     kCandidates,
     kTopN,
+    kSinks,
+    kSinksAt,
+    kOrder,
     kUsed,
-    kHeaderWords = 16
+    kHeaderWords = 32
   };
   struct Offsets {  // in words
     int32_t ids, pos, slot, q_start, kv_len, out_rows, samples, edit_rows, beam_rows, blocks;
@@ -127,7 +139,7 @@ class StepBuffer {
   void add_beam(const Chunk& chunk, int32_t out_row);
   void add_sample(SampleRow row);
   void pad();
-  void add_copies(const StepPlan& plan);
+  void finish(const StepPlan& plan);
   int32_t* list(int32_t offset) { return words_.data() + offset; }
 
   const StepLimits limits_;

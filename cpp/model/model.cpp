@@ -7,7 +7,7 @@ namespace neox {
 
 Model::Model(const Parts& p)
     : be(p.backend), tp(p.tensor_parallel), pp(p.pipeline), cfg(p.config), weights_(p.weights), kv_(p.kv), activations_(p.activations),
-      stage_(p.stage), scale_(float(1.0 / std::sqrt(double(cfg.head_dim())))) {}
+      shard_(p.shard), stage_(shard_.stage), scale_(float(1.0 / std::sqrt(double(cfg.head_dim())))) {}
 
 /// The norms that read x where layer l begins; past the last layer, the final norm.
 AddNormArgs Model::entrance(int32_t l, const Activations& a) const {
@@ -57,10 +57,13 @@ void Model::layer(int32_t l, const Step& s, const Activations& a) {
 }
 
 Tensor Model::logits(const Step& s, int32_t first, int32_t count) {
-  const Tensor last = activations_.last.first(count), logits = activations_.logits.first(count);
-  be.gather_rows({.out = last, .x = activations_.n1, .rows = s.out_rows + first});
-  be.linear({{.out = logits, .x = last, .w = weights_.head}});
-  tp.all_gather_cols(logits, logits);
+  const Activations& a = activations_;
+  const Tensor last = a.last.first(count), part = a.logits_part.first(count);
+  Tensor logits = a.logits.first(count);
+  be.gather_rows({.out = last, .x = a.n1, .rows = s.out_rows + first});
+  be.linear({{.out = part, .x = last, .w = weights_.head}});
+  tp.all_gather_cols(logits, part);
+  logits.cols = cfg.vocab_size;  // the padding is at the end
   return logits;
 }
 

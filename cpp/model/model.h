@@ -6,18 +6,10 @@
 #include "comm/communicator.h"
 #include "model/activations.h"
 #include "model/config.h"
+#include "model/shard.h"
 #include "model/weights.h"
 
 namespace neox {
-
-/// The layers that this rank runs, and its neighbours in the pipeline.
-struct Stage {
-  int32_t first_layer, last_layer;  // [first_layer, last_layer)
-  int32_t layers;                   // of the whole model
-  int32_t prev = -1, next = -1;     // pipeline ranks
-  bool first() const { return first_layer == 0; }
-  bool last() const { return last_layer == layers; }
-};
 
 /// GPT-NeoX, once, over any backend.
 class Model {
@@ -29,7 +21,7 @@ class Model {
     const Weights& weights;
     const std::vector<KvPages>& kv;  // [layers of this stage]
     const Activations& activations;
-    Stage stage;
+    Shard shard;
   };
   explicit Model(const Parts& parts);
 
@@ -51,7 +43,8 @@ class Model {
   const Weights& weights_;
   const std::vector<KvPages>& kv_;
   const Activations& activations_;
-  const Stage stage_;
+  const Shard shard_;
+  const Stage& stage_;
   const float scale_;  // of scores: head_dim^-0.5
 };
 

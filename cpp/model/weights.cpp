@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/weights.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <set>
 
 #include "base/check.h"
@@ -14,23 +16,27 @@ void check_range(const std::string& name, const Tensor& w, DType dtype) {
   if (dtype != DType::f16 || w.dtype == DType::f16) return;
   dispatch(w.dtype, [&](auto type) {
     float most = 0;
-    for (int64_t i = 0; i < w.rows * w.cols; i++) most = std::max(most, std::fabs(load_as_f32<type>(w.data, i)));
+    for (int64_t r = 0; r < w.rows; r++)
+      for (int64_t i = 0; i < w.cols; i++) most = std::max(most, std::fabs(load_as_f32<type>(w.data, r * w.ld + i)));
     require(most < 65520.f, name, " has magnitudes up to ", most, ", beyond float16's 65504: use dtype bfloat16 or float32");
   });
 }
 
 }  // namespace
 
-Weights::Weights(Backend& backend, Checkpoint& checkpoint, const ModelConfig& config, DType dtype, std::vector<std::string>& warnings,
-                 const std::function<void(int32_t, int32_t)>& on_layer)
-    : backend_(backend), checkpoint_(checkpoint), config_(config), dtype_(dtype), arena_(backend) {
-  embedding = table("gpt_neox.embed_in.weight");
-  for (int32_t i = 0; i < config.num_hidden_layers; i++) {
+Weights::Weights(Backend& backend, Checkpoint& checkpoint, const ModelConfig& config, const Shard& shard, DType dtype,
+                 std::vector<std::string>& warnings, const std::function<void(int32_t, int32_t)>& on_layer)
+    : backend_(backend), checkpoint_(checkpoint), config_(config), shard_(shard), dtype_(dtype), arena_(backend) {
+  const Stage& stage = shard.stage;
+  if (stage.first()) embedding = table("gpt_neox.embed_in.weight");
+  for (int32_t i = stage.first_layer; i < stage.last_layer; i++) {
     layers.push_back(layer(i));
-    if (on_layer) on_layer(i + 1, config.num_hidden_layers);
+    if (on_layer) on_layer(i + 1 - stage.first_layer, stage.last_layer - stage.first_layer);
   }
-  final_norm = norm("gpt_neox.final_layer_norm");
-  head.weight = matrix(head_name(warnings), config.vocab_size, config.hidden_size);
+  if (stage.last()) {
+    final_norm = norm("gpt_neox.final_layer_norm");
+    head.weight = head_rows(head_name(warnings));
+  }
   rope = make_rope();
   warn_of_the_rest(warnings);
 }
@@ -56,9 +62,11 @@ Tensor Weights::vector(const Tensor& source, DType dtype) {
 
 Tensor Weights::vector(const std::string& name, int64_t n) { return vector(checkpoint_.get(name, 1, n)); }
 
+/// Of a matrix whose rows the ranks share.
 Tensor Weights::bias(const std::string& name, int64_t n) {
-  const Tensor source = checkpoint_.get(name, 1, n);
+  Tensor source = checkpoint_.get(name, 1, n);
   const DType dtype = backend_.activation_dtype(dtype_);
+  source = shard_.cols_of(source);
   check_range(name, source, dtype);
   return vector(source, dtype);
 }
@@ -78,18 +86,39 @@ Norm Weights::norm(const std::string& name) {
   return {.gamma = vector(name + ".weight", n), .beta = vector(name + ".bias", n), .eps = float(config_.layer_norm_eps)};
 }
 
-Tensor Weights::matrix(const std::string& name, int64_t rows, int64_t cols) {
-  if (const std::optional<RandomFill> values = checkpoint_.random(name, rows, cols))  // made by the device: much sooner than read
-    return backend_.pack_random(arena_.allocate(backend_.packed_bytes(rows, cols, dtype_)), rows, cols, *values, dtype_);
-  const Tensor source = checkpoint_.get(name, rows, cols);
-  check_range(name, source, dtype_);
-  const Tensor packed = backend_.pack(arena_.allocate(backend_.packed_bytes(rows, cols, dtype_)), source, dtype_);
+Tensor Weights::packed(const std::string& name, const Tensor& part) {
+  check_range(name, part, dtype_);
+  const Tensor out = backend_.pack(arena_.allocate(backend_.packed_bytes(part.rows, part.cols, dtype_)), part, dtype_);
   checkpoint_.done_with(name);
-  return packed;
+  return out;
 }
 
-Linear Weights::linear(const std::string& name, int64_t rows, int64_t cols) {
-  return {.weight = matrix(name + ".weight", rows, cols), .bias = bias(name + ".bias", rows)};
+/// Made by the backend, if the checkpoint is one of random values: much sooner than read.
+Tensor Weights::random(const std::string& name, int64_t rows, int64_t cols, Cut cut) {
+  std::optional<RandomFill> values = checkpoint_.random(name, rows, cols);
+  if (!values) return {};
+  const int64_t part_rows = cut == Cut::rows ? shard_.share(rows) : rows, part_cols = cut == Cut::cols ? shard_.share(cols) : cols;
+  values->first = shard_.rank * (cut == Cut::rows ? part_rows * cols : part_cols);
+  return backend_.pack_random(arena_.allocate(backend_.packed_bytes(part_rows, part_cols, dtype_)), part_rows, part_cols, *values, dtype_);
+}
+
+Tensor Weights::matrix(const std::string& name, int64_t rows, int64_t cols, Cut cut) {
+  if (const Tensor made = random(name, rows, cols, cut)) return made;
+  const Tensor source = checkpoint_.get(name, rows, cols);
+  return packed(name, cut == Cut::rows ? shard_.rows_of(source) : shard_.cols_of(source));
+}
+
+/// This rank's rows of the vocabulary, and zeros where there are no more.
+Tensor Weights::head_rows(const std::string& name) {
+  if (shard_.ranks == 1) return matrix(name, config_.vocab_size, config_.hidden_size, Cut::rows);
+  const Tensor source = checkpoint_.get(name, config_.vocab_size, config_.hidden_size);
+  const int64_t rows = shard_.vocab_rows(config_), first = std::min(shard_.rank * rows, source.rows);
+  const int64_t there = std::min(rows, source.rows - first);
+  if (there == rows) return packed(name, source.from(first).first(rows));
+  const size_t row_bytes = size_t(source.cols) * size_of(source.dtype);
+  std::vector<char> padded(size_t(rows) * row_bytes);
+  if (there > 0) std::memcpy(padded.data(), source.from(first).data, size_t(there) * row_bytes);
+  return packed(name, {.data = padded.data(), .rows = rows, .cols = source.cols, .ld = source.cols, .dtype = source.dtype});
 }
 
 Tensor Weights::table(const std::string& name) {
@@ -114,10 +143,10 @@ Layer Weights::layer(int32_t index) {
   Layer l;
   l.ln1 = norm(p + "input_layernorm");
   l.ln2 = norm(p + "post_attention_layernorm");
-  l.qkv.weight = matrix(p + "attention.query_key_value.weight", 3 * h, h);
-  l.out.weight = matrix(p + "attention.dense.weight", h, h);
-  l.up = linear(p + "mlp.dense_h_to_4h", f, h);
-  l.down.weight = matrix(p + "mlp.dense_4h_to_h.weight", h, f);
+  l.qkv.weight = matrix(p + "attention.query_key_value.weight", 3 * h, h, Cut::rows);
+  l.out.weight = matrix(p + "attention.dense.weight", h, h, Cut::cols);
+  l.up = {.weight = matrix(p + "mlp.dense_h_to_4h.weight", f, h, Cut::rows), .bias = bias(p + "mlp.dense_h_to_4h.bias", f)};
+  l.down.weight = matrix(p + "mlp.dense_4h_to_h.weight", h, f, Cut::cols);
   const std::string out_bias = p + "attention.dense.bias", down_bias = p + "mlp.dense_4h_to_h.bias";
   if (config_.attention_bias) l.qkv.bias = bias(p + "attention.query_key_value.bias", 3 * h);
   if (!config_.use_parallel_residual) {

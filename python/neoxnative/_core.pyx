@@ -1,6 +1,7 @@
 # The C++ engine as Python objects, and nothing more: every call into C++ runs without the GIL.
 from operator import index
 
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libcpp cimport bool as cpp_bool
@@ -170,9 +171,10 @@ cdef neox.Ids _ids(const int32_t[::1] ids) noexcept:
 cdef class Engine:
     cdef unique_ptr[neox.Engine] engine
 
-    def __cinit__(self, *, str model, str load_format, str dtype, str device, str kv_cache_dtype, str isa, str attention,
-                  str unfused_scores, kv_cache_memory, block_size, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads, max_logprobs, enable_prefix_caching, async_scheduling, record_steps,
-                  programmatic_launch, seed, on_layer_loaded):
+    def __cinit__(self, *, str model, str load_format, str dtype, str device, str kv_cache_dtype, str isa, str attention, str unfused_scores,
+                  kv_cache_memory, block_size, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads, max_logprobs,
+                  enable_prefix_caching, async_scheduling, record_steps, programmatic_launch, seed, on_layer_loaded, tensor_parallel_size,
+                  pipeline_parallel_size, str ranks, mpi_comm, str mpi_library, comm_timeout):
         cdef neox.EngineConfig c
         c.model, c.load_format, c.dtype, c.device = model, load_format, dtype, device
         c.kv_cache_dtype, c.isa = kv_cache_dtype, isa
@@ -192,6 +194,11 @@ cdef class Engine:
         if seed is not None:
             c.seed = _seed(seed)
         c.on_layer_loaded = neox.neox_told(<PyObject*>on_layer_loaded)
+        c.tensor_parallel_size = _int32("tensor_parallel_size", tensor_parallel_size)
+        c.pipeline_parallel_size = _int32("pipeline_parallel_size", pipeline_parallel_size)
+        c.ranks, c.mpi_library, c.comm_timeout = ranks, mpi_library, _float("comm_timeout", comm_timeout)
+        if mpi_comm is not None:
+            c.mpi_comm = _int32("mpi_comm", mpi_comm)
         with nogil:
             self.engine.reset(new neox.Engine(c))
 
@@ -258,3 +265,22 @@ cdef class Engine:
         with nogil:
             info = self.engine.get().info()
         return info
+
+    def meet(self, str call):
+        cdef neox.string c = call
+        with nogil:
+            self.engine.get().meet(c)
+
+    def follow(self):
+        cdef neox.string word
+        with nogil:
+            word = self.engine.get().follow()
+        return PyBytes_FromStringAndSize(word.data(), <Py_ssize_t>word.size())
+
+    def release(self, bytes word):
+        cdef neox.string c = word
+        with nogil:
+            self.engine.get().release(c)
+
+    def failed(self):
+        return self.engine.get() == NULL or self.engine.get().failed()

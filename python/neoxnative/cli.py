@@ -140,7 +140,7 @@ def _add_options(
     documented = dict(re.findall(r"^    (\w+): (.+)$", source.__doc__ or "", re.MULTILINE))
     hints = get_type_hints(source.__init__)
     for name, parameter in inspect.signature(source).parameters.items():
-        if name in skip:
+        if name in skip or name == "comm":
             continue
         default = defaults.get(name, parameter.default)
         text = documented.get(name, "").replace("%", "%%").replace("None", "unset")

@@ -6,11 +6,14 @@ import inspect
 import json
 import math
 import platform
+import shutil
+import subprocess
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
@@ -91,6 +94,7 @@ def doctor(_: Namespace) -> int:
     rows += [("system", platform.platform()), ("cpu", _cpu_name())]
     rows += [(package, version_of(package)) for package in ("numpy", "tokenizers", "huggingface_hub")]
     rows += [("build", line) for line in neoxnative.build_info()]
+    rows += [("mpi4py", _version_or_none("mpi4py")), ("mpirun", _mpirun())]
     for name, value in rows:
         print(f"{name:<17}{value}")
     start = time.perf_counter()
@@ -102,6 +106,21 @@ def doctor(_: Namespace) -> int:
     print(f"{'demo model':<17}loaded in {loaded - start:.2f} s, {len(output.token_ids)} tokens in {done - loaded:.2f} s")
     print(f"{'':<17}{PROMPT}{output.text}")
     return 0
+
+
+def _version_or_none(package: str) -> str:
+    try:
+        return version_of(package)
+    except PackageNotFoundError:
+        return "not installed (pip install mpi4py)"
+
+
+def _mpirun() -> str:
+    path = shutil.which("mpirun")
+    if path is None:
+        return "not on the PATH"
+    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False, timeout=10).stdout.split("\n")
+    return f"{path}, {' '.join(said[0].split())}{f', {said[1].strip()}' if said[0].startswith('HYDRA') and len(said) > 1 else ''}"
 
 
 def _options(args: Namespace, source: type) -> dict[str, Any]:

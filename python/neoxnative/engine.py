@@ -19,6 +19,7 @@ from .outputs import Delta, EngineInfo, RequestOutput, ScoreOutput, Stats
 from .params import SamplingParams
 from .progress import announced
 from .prompts import Prompt, Prompts, TokenPrompt, read_prompt, split_prompts, token_array
+from .ranks import MpiRanks, born_together, collective, mpi_options
 from .requests import Request
 from .tensors import TensorOutput, column, read_params, read_prompts, write_outputs
 from .tokenizer import Tokenizer, load_tokenizer
@@ -40,12 +41,12 @@ class Engine:
     dtype: of the weights: "auto" (the checkpoint's; float32 for the demo model), "float32", "float16" or "bfloat16"
     device: "auto", "cpu" or "cuda"
     kv_cache_dtype: "auto" (the weights'), "float32", "float16" or "bfloat16"
-    kv_cache_memory: bytes of KV cache; None = what is sensible for the device
+    kv_cache_memory: bytes of KV cache of each rank; None = what is sensible for the device
     block_size: positions in a page of the KV cache, a multiple of 16
     max_model_len: positions of one request, prompt and continuation; None = the model's max_position_embeddings
     max_num_seqs: sequences in one step at most
     max_num_batched_tokens: tokens in one step at most; None = 256 on a CPU, 2048 on a GPU
-    num_threads: CPU threads; None = the cores this process may use
+    num_threads: CPU threads of each rank; None = the cores this process may use, but one for each of several ranks
     max_logprobs: of SamplingParams.logprobs and prompt_logprobs at most
     enable_prefix_caching: requests with a common beginning share its pages
     async_scheduling: plan a step while the one before it runs; None = where the device runs beside the host, which a CPU does not
@@ -59,7 +60,16 @@ class Engine:
     seed: of requests that bring none, in [0, 2**64); None = fresh entropy for each
     isa: for tests: the CPU kernels, "auto" (the best this machine runs), "generic", "avx2" or "avx512"
 
+    tensor_parallel_size: ranks that share every layer; must divide the attention heads and the intermediate size
+    pipeline_parallel_size: stages of layers, each of tensor_parallel_size ranks; several steps are then on their way at once
+    comm: a communicator of mpi4py: its processes are the ranks, and all make this Engine; None = the ranks are threads of this process
+    comm_timeout: seconds after which a rank that does not answer, or died, ends the others with a RuntimeError
+
     Data types may also be numpy's.
+
+    With `comm`, `generate`, `score` and `forward` are called by all ranks together with the same arguments, and return the same; `submit`,
+    `step`, `stream` and `cancel` are rank 0's, while the others are in `follow`. After a fault a process leaves without MPI_Finalize, with
+    exit code 1.
     """
 
     def __init__(
@@ -87,12 +97,16 @@ class Engine:
         unfused_scores: str | None = None,
         seed: int | None = None,
         isa: str = "auto",
+        tensor_parallel_size: int = 1,
+        pipeline_parallel_size: int = 1,
+        comm: Any = None,
+        comm_timeout: float = 60.0,
     ) -> None:
         if model is None and _dtype_name(dtype) == "auto":
             dtype = "float32"
         folder = resolve_model(DEMO_MODEL if model is None else model, revision, weights=load_format != "dummy")
         tokenizer_path = folder if tokenizer is None else resolve_tokenizer(tokenizer)
-        with announced(f"loading {'the demo model' if model is None else model} ...") as tell:
+        with announced(f"loading {'the demo model' if model is None else model} ...") as tell, born_together(comm):
             self._core = _core.Engine(
                 model=str(folder),
                 load_format=load_format,
@@ -113,10 +127,15 @@ class Engine:
                 programmatic_launch=programmatic_launch,
                 attention=_attention() if attention is None else attention,
                 unfused_scores=_unfused_scores() if unfused_scores is None else unfused_scores,
-                seed=seed,
                 on_layer_loaded=tell,
+                seed=seed,
+                tensor_parallel_size=tensor_parallel_size,
+                pipeline_parallel_size=pipeline_parallel_size,
+                comm_timeout=comm_timeout,
+                **mpi_options(comm),
             )
         self.info = EngineInfo(**self._core.info())
+        self._ranks = MpiRanks(self._core, self.info.rank) if comm is not None and self.info.world_size > 1 else None
         self.tokenizer = load_tokenizer(folder) if tokenizer is None else Tokenizer(tokenizer_path)
         if self.tokenizer is not None:
             self._core.set_vocabulary(self.tokenizer.bytes_table())
@@ -127,6 +146,7 @@ class Engine:
         self._raw_queue: deque[Delta] = deque()  # deltas of requests from submit()
         self._raw_step = threading.Lock()
 
+    @collective
     def generate(self, prompts: Prompts, params: SamplingParams | Sequence[SamplingParams] | None = None) -> list[RequestOutput]:
         """Continues every prompt and returns one RequestOutput each, in order.
 
@@ -163,6 +183,7 @@ class Engine:
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
         """Continues one prompt and yields each step's Delta as it comes. The request starts with the loop; leaving the loop cancels it."""
+        self._lead("stream")
         return self._stream(self._read(prompt), params or SamplingParams())
 
     def _stream(self, prompt: TokenPrompt, params: SamplingParams) -> Iterator[Delta]:
@@ -181,6 +202,7 @@ class Engine:
 
     def submit(self, prompt: Prompt, params: SamplingParams | None = None) -> int:
         """Queues a request for `step` and returns its id. Safe from any thread."""
+        self._lead("submit")
         return self._submit(self._read(prompt), params or SamplingParams(), self._raw_queue)
 
     def step(self) -> list[Delta]:
@@ -188,6 +210,7 @@ class Engine:
 
         RuntimeError if another thread is in `step` already.
         """
+        self._lead("step")
         if not self._raw_step.acquire(blocking=False):
             raise RuntimeError("step() is running in another thread: one thread steps, any thread may submit and cancel")
         try:
@@ -204,6 +227,7 @@ class Engine:
         """Ends a request at the next step, with finish_reason "cancelled"; an unknown or ended id is ignored. Safe from any thread."""
         self._core.cancel(request_id)
 
+    @collective
     def forward(self, input_ids: ArrayLike) -> NDArray[np.float32]:
         """Logits of every position: integers [batch, length] -> float32 [batch, length, vocab]. Keeps nothing in the KV cache."""
         ids = token_array(input_ids, "input_ids", dimensions=2)
@@ -279,6 +303,7 @@ class Engine:
         outputs = self.generate([prompt for prompt, _ in prompts], params) if rows else []
         return write_outputs(outputs, [given for _, given in prompts], np.shape(input_ids)[1], params, padded_lengths=padded_lengths)
 
+    @collective
     def score(self, prompts: Prompts, *, start: int = 0) -> list[ScoreOutput]:
         """How probable each token of each prompt is, given those before it: one ScoreOutput each, in order.
 
@@ -294,6 +319,21 @@ class Engine:
             logprobs = [None if entry is None else entry[token].logprob for token, entry in pairs]
             scores.append(ScoreOutput(output.prompt, output.prompt_token_ids, logprobs))
         return scores
+
+    def follow(self) -> None:
+        """On MPI ranks other than 0: takes part in what rank 0 does by itself, until rank 0 calls `release` or ends."""
+        if self._ranks is None:
+            raise RuntimeError("follow() is for an Engine of several MPI processes (comm=...): this one has no rank 0 to follow")
+        self._ranks.follow()
+
+    def release(self) -> None:
+        """On rank 0: lets the other MPI ranks return from `follow`. Nothing to do where nobody follows."""
+        if self._ranks is not None:
+            self._ranks.release()
+
+    def _lead(self, what: str) -> None:
+        if self._ranks is not None:
+            self._ranks.lead(what)
 
     @property
     def stats(self) -> Stats:

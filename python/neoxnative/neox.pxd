@@ -33,6 +33,10 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
         bool record_steps
         optional[uint64_t] seed
         LayerCallback on_layer_loaded
+        int32_t tensor_parallel_size, pipeline_parallel_size
+        string ranks, mpi_library
+        optional[int32_t] mpi_comm
+        double comm_timeout
 
     cdef enum class EarlyStopping(uint8_t):
         no
@@ -99,6 +103,8 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
         bool parallel_residual, tied_embedding, attention_bias
         int64_t parameters, weight_bytes, kv_cache_bytes
         int32_t block_size, num_blocks, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads
+        int32_t rank, world_size, tensor_parallel_size, pipeline_parallel_size, first_layer, last_layer
+        string ranks
         vector[int32_t] eos_token_ids
         vector[string] warnings
 
@@ -115,6 +121,10 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
         Stats stats() except +raise_neox_error
         void forward(Ids, int64_t, int64_t, span[float]) except +raise_neox_error
         const EngineInfo& info() except +raise_neox_error
+        void meet(const string&) except +raise_neox_error
+        string follow() except +raise_neox_error
+        void release(const string&) except +raise_neox_error
+        bool failed() except +raise_neox_error
 
     vector[string] build_info() except +raise_neox_error
     const char* version()

@@ -147,7 +147,10 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What the engine made of its model and options. Sizes are in bytes, lengths in tokens."""
+    """What the engine made of its model and options. Sizes are in bytes, lengths in tokens.
+
+    Of several ranks they are this one's, which runs the layers from first_layer up to last_layer.
+    """
 
     model: str
     load_format: str
@@ -178,5 +181,12 @@ class EngineInfo:
     max_num_seqs: int
     max_num_batched_tokens: int
     num_threads: int
+    rank: int
+    world_size: int
+    tensor_parallel_size: int
+    pipeline_parallel_size: int
+    first_layer: int
+    last_layer: int
+    ranks: str
     eos_token_ids: list[int]
     warnings: list[str]

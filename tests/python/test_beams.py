@@ -106,6 +106,27 @@ def test_greedy_sampled_and_beam_requests_give_the_same_bits_in_one_batch_as_alo
     assert stats.tokens_generated == sum(len(c.token_ids) for output in outputs for c in output.outputs)
 
 
+@pytest.mark.parametrize(("tp", "pp"), [(2, 1), (1, 2), (2, 2)])
+@pytest.mark.parametrize("pages", [50, 400])
+def test_mixed_requests_give_the_tokens_of_one_rank_on_any_grid_of_ranks(folder_of, alone, tp, pp, pages):
+    engine = Engine(
+        folder_of(MODEL),
+        dtype="float32",
+        device="cpu",
+        tensor_parallel_size=tp,
+        pipeline_parallel_size=pp,
+        kv_cache_memory=pages * PAGE // (tp * pp),
+    )
+    outputs = engine.generate([prompt for prompt, _ in REQUESTS], [params for _, params in REQUESTS])
+    for output, (want, _) in zip(outputs, alone):
+        assert [c.token_ids for c in output.outputs] == [ids for _, ids, *_ in want]
+        for made, (_, _, _, _, score, *_) in zip(output.outputs, want):
+            assert made.score == (score if score is None else pytest.approx(score, abs=1e-4))
+        if tp == 1:
+            assert bits_of(output)[0] == want
+    assert engine.stats.blocks_used == engine.stats.running == engine.stats.waiting == 0
+
+
 def test_a_prompt_is_computed_once_for_all_beams(folder_of):
     engine = Engine(folder_of(MODEL), dtype="float32", device="cpu")
     prompt = models.prompt(9, 100, MODEL.vocab).tolist()

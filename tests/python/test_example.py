@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import mpi
 from neoxnative import Engine, SamplingParams
 from neoxnative.engine import DEMO_MODEL
 
@@ -235,8 +236,9 @@ def test_data_type_is_the_weights_type(job):
 REFUSED = [
     (INSTANCE, {"data_type": "half"}, "data_type: expected fp32, fp16 or bf16, found 'half'"),
     (INSTANCE, {"data_type": None}, "[ft_instance_hyperparameter] data_type is missing"),
-    (INSTANCE, {"tensor_para_size": 2}, "tensor_para_size: expected 1, because several ranks are not in this version, found '2'"),
-    (INSTANCE, {"pipeline_para_size": 4}, "pipeline_para_size: expected 1, because several ranks are not in this version, found '4'"),
+    (INSTANCE, {"tensor_para_size": 0}, "tensor_para_size: expected an integer of at least 1, found '0'"),
+    (INSTANCE, {"tensor_para_size": 3}, "tensor_parallel_size is 3, expected a divisor of the model's"),
+    (INSTANCE, {"pipeline_para_size": 99}, "pipeline_parallel_size is 99, expected at most the model's"),
     (INSTANCE, {"model_name": "other"}, "[other] end_id is missing, and so is the section"),
     (INSTANCE, {"model_dir": "no/such/folder"}, "no/such/folder"),
     (REQUEST, {"beam_width": 4}, "beam_width: expected 1, because beam search is not in this version, found '4"),
@@ -315,8 +317,34 @@ def test_a_converted_checkpoint_is_told_apart(job, mark):
     assert f"model holds {mark}, so it is a FasterTransformer checkpoint" in job.fails()
 
 
-def test_several_mpi_ranks_are_refused(job):
-    assert "started on 2 MPI ranks" in job.fails(OMPI_COMM_WORLD_SIZE="2")
+@pytest.mark.parametrize(("tp", "pp"), [(2, 1), (1, 2), (2, 3)])
+def test_ranks_that_are_threads_write_the_same_out(job, tp, pp):
+    job.succeeds()
+    alone = job.out()
+    job.set(INSTANCE, tensor_para_size=tp, pipeline_para_size=pp)
+    assert f"Total ranks: {tp * pp}." in job.succeeds().stdout
+    assert job.out() == alone
+
+
+@pytest.mark.parametrize(("ranks", "pp"), [(2, 1), (4, 2)])
+def test_under_mpirun_the_ranks_are_processes_and_write_the_same_out(job, ranks, pp):
+    job.succeeds()
+    alone = job.out()
+    job.set(INSTANCE, pipeline_para_size=pp)
+    line = mpi.command(ranks, program("gptneox_example"), job.ini)
+    done = subprocess.run(line, cwd=job.folder, env=mpi.environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert f"Total ranks: {ranks}." in done.stdout
+    assert f"[INFO] Setting tensor_para_size to {ranks // pp}" in done.stdout
+    assert job.out() == alone
+
+
+def test_under_mpirun_an_error_ends_all_ranks(job):
+    job.set(INSTANCE, pipeline_para_size=3)
+    line = mpi.command(2, program("gptneox_example"), job.ini)
+    done = subprocess.run(line, cwd=job.folder, env=mpi.environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert "pipeline_para_size: expected a divisor of the 2 MPI ranks, found '3'" in done.stderr
 
 
 def test_an_out_that_cannot_be_written_is_an_error(job):

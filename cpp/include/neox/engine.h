@@ -33,6 +33,13 @@ struct EngineConfig {
   bool record_steps = true;              // on a GPU: small steps run as recorded graphs; false = the same ops, launched one by one
   bool programmatic_launch = true;       // CUDA kernels may start, and read weights, before the one before them has ended
   std::optional<uint64_t> seed;          // of requests that bring none; unset = fresh entropy for each
+  int32_t tensor_parallel_size = 1;      // ranks that share each layer; must divide the heads and the intermediate size
+  int32_t pipeline_parallel_size = 1;    // stages of layers, each with tensor_parallel_size ranks
+  std::string ranks = "threads";         // what the ranks are: "threads" of this process, or "mpi" processes, of which this is one
+  std::optional<int32_t> mpi_comm;       // with "mpi": Fortran's handle of a communicator (mpi4py's comm.py2f()); unset = MPI_COMM_WORLD,
+                                         // and MPI is initialised where it was not
+  std::string mpi_library;               // with "mpi": what MPI_Get_library_version said to whoever made the handle; empty = not compared
+  double comm_timeout = 60;              // seconds after which a rank that does not answer ends the others with an error
   // Prompts' attention on CUDA: "fused", or "unfused", with all scores in memory, of type "float32" or "model", the weights'.
   std::string attention = "fused";
   std::string unfused_scores = "float32";
@@ -130,6 +137,8 @@ struct EngineInfo {
   bool parallel_residual, tied_embedding, attention_bias;
   int64_t parameters, weight_bytes, kv_cache_bytes;
   int32_t block_size, num_blocks, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads;
+  int32_t rank, world_size, tensor_parallel_size, pipeline_parallel_size, first_layer, last_layer;  // layers [first, last) are this rank's
+  std::string ranks;  // "one rank", "threads", or the MPI library
   std::vector<int32_t> eos_token_ids;
   std::vector<std::string> warnings;
 };
@@ -163,10 +172,25 @@ class NEOX_API Engine {
 
   const EngineInfo& info() const;
 
+  // With ranks in several processes rank 0 drives: submit, cancel, step and forward are its own, and throw elsewhere.
+  /// All ranks come here with the same words, what they are about to do, or all throw Error(invalid) naming what differs; who waits in vain
+  /// throws after comm_timeout. Nothing to do where the others are threads, or in follow already.
+  void meet(const std::string& call);
+  /// On ranks other than 0, after meet: takes part in rank 0's steps until it lets go, and returns what it says then.
+  std::string follow();
+  /// On rank 0: ends the others' follow.
+  void release(const std::string& word);
+  bool failed() const;  // an error ended this engine, and nothing but destroying it is left
+
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+/// How many ranks mpirun started, of which this process is one; initialises MPI. Throws Error(unsupported) where this build has no MPI.
+NEOX_API int mpi_world_size();
+/// Ends all of mpirun's ranks, for programs that are nothing but one of them; does nothing where MPI was not initialised here.
+NEOX_API void mpi_abort(int exit_code);
 
 /// What this build of the library holds and why a part is missing, one line each: "cuda: off (...)".
 NEOX_API std::vector<std::string> build_info();

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/checks.h"
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <sstream>
+
+#include "base/check.h"
+#include "base/file.h"
+
+namespace neox {
+namespace {
+
+namespace fs = std::filesystem;
+
+uint64_t digest(uint64_t h, const char* data, size_t bytes) {  // FNV-1a, eight bytes at a time
+  for (; bytes >= 8; data += 8, bytes -= 8) {
+    uint64_t word;
+    std::memcpy(&word, data, 8);
+    h = (h ^ word) * 0x100000001b3;
+    h ^= h >> 29;
+  }
+  for (; bytes > 0; data++, bytes--) h = (h ^ static_cast<unsigned char>(*data)) * 0x100000001b3;
+  return h;
+}
+
+/// Of a small file all, of a large one its beginning, which is a checkpoint's header, and 64 KiB at 16 places.
+uint64_t digest_of(const std::string& path) {
+  const MappedFile file(path);
+  constexpr size_t kPiece = 65536, kPlaces = 16;
+  uint64_t h = 0xcbf29ce484222325 ^ file.size();
+  if (file.size() <= kPiece * kPlaces) return digest(h, file.data(), file.size());
+  uint64_t header = 0;
+  std::memcpy(&header, file.data(), sizeof header);
+  h = digest(h, file.data(), std::min<size_t>(file.size(), std::max<size_t>(kPiece, 8 + std::min<uint64_t>(header, size_t(100) << 20))));
+  for (size_t i = 0; i < kPlaces; i++) h = digest(h, file.data() + (file.size() - kPiece) * i / (kPlaces - 1), kPiece);
+  return h;
+}
+
+}  // namespace
+
+std::string what_ranks_share(const EngineConfig& c) {
+  std::ostringstream s;
+  s << "version: " << version() << "\ntensor_parallel_size: " << c.tensor_parallel_size
+    << "\npipeline_parallel_size: " << c.pipeline_parallel_size << "\ncomm_timeout: " << c.comm_timeout
+    << "\nload_format: " << c.load_format << "\ndtype: " << c.dtype << "\ndevice: " << c.device << "\nkv_cache_dtype: " << c.kv_cache_dtype
+    << "\nblock_size: " << c.block_size << "\nmax_model_len: " << c.max_model_len << "\nmax_num_seqs: " << c.max_num_seqs
+    << "\nmax_num_batched_tokens: " << c.max_num_batched_tokens << "\nmax_logprobs: " << c.max_logprobs << '\n';
+  std::vector<std::string> files;
+  for (const auto& entry : fs::directory_iterator(c.model)) {
+    const std::string name = entry.path().filename().string();
+    if (name == "config.json" || name == "generation_config.json" || (name.ends_with(".safetensors") && c.load_format != "dummy"))
+      files.push_back(name);
+  }
+  std::sort(files.begin(), files.end());
+  for (const auto& name : files) s << name << ": digest " << std::hex << digest_of(c.model + "/" + name) << std::dec << '\n';
+  return s.str();
+}
+
+}  // namespace neox
