@@ -19,7 +19,7 @@ CudaBackend::CudaBackend(int device, const BackendConfig& config)
 CudaBackend::~CudaBackend() {
   cudaStreamSynchronize(stream_);
   small_linear_.reset(), gemm_.reset(), staging_.reset();
-  cudaFree(unfused_scratch_), cudaFree(attention_workspace_), cudaFree(workspace_);
+  cudaFree(edited_), cudaFree(unfused_scratch_), cudaFree(attention_workspace_), cudaFree(workspace_);
   cudaStreamDestroy(stream_);
 }
 
@@ -35,6 +35,8 @@ void CudaBackend::reserve(const Bounds& b) {
   cudaFree(attention_workspace_);
   attention_workspace_bytes_ = cuda::attention_workspace_bytes(b.tokens, b.kv, b.heads, b.head_dim);
   attention_workspace_ = attention_workspace_bytes_ ? allocate(attention_workspace_bytes_) : nullptr;
+  cudaFree(edited_);
+  edited_ = allocate(size_t(b.logit_rows) * size_t(b.vocab) * sizeof(float));
   if (!unfused_) return;
   cudaFree(unfused_scratch_);
   unfused_bytes_ = cuda::unfused_bytes(b.tokens, b.kv, b.head_dim);

@@ -43,6 +43,7 @@ class CudaBackend final : public Backend {
   void gather_rows(const GatherArgs&) override;
   void copy_blocks(const CopyBlocksArgs&) override;
   void sample(const SampleArgs&) override;
+  void beam_candidates(const BeamArgs&) override;
 
  private:
   void linear_part(const LinearArgs&, cuda::Gemm::Sum sum);
@@ -58,6 +59,7 @@ class CudaBackend final : public Backend {
   size_t attention_workspace_bytes_ = 0;
   void* unfused_scratch_ = nullptr;  // [unfused_bytes_], or null where attention is fused
   size_t unfused_bytes_ = 0;
+  void* edited_ = nullptr;  // [Bounds::logit_rows, Bounds::vocab] f32: rows as their draws see them
 };
 
 }  // namespace neox

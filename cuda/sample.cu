@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sampling: for each SampleRow one CTA over one row of logits [vocab] f32, which it reads several times, out of the L2 cache.
-// HuggingFace's order of filters (temperature, top-k, top-p, min-p), then a race of exponentials: the id with the largest p / E wins, E
-// drawn for (seed, index, position, id). What the filters leave is a beginning of the order by probability, so each is a cut (select.cuh).
+// HuggingFace's order of filters (temperature, top-k, top-p, min-p, typical-p), then a race of exponentials: the id with the largest p / E
+// wins, E drawn for (seed, index, position, id). What the filters leave is a beginning of an order, so each is a cut (select.cuh).
 // Floor: the row read once.
 #include <cassert>
 #include <cmath>
@@ -9,52 +9,12 @@
 #include "base/philox.h"
 #include "cuda_backend.h"
 #include "device.cuh"
-#include "select.cuh"
+#include "edit.h"
+#include "logit_rows.cuh"
 
 namespace neox {
 namespace cuda {
 namespace {
-
-struct Survey {
-  Key most;     // the greatest key of the row
-  Key allowed;  // of those that may be drawn, 0 if none may
-  float least;  // logit
-  int32_t finite;
-};
-
-__device__ Survey survey(const SampleArgs& a, const SampleRow& r, const float* logits) {
-  Survey s{.most = 0, .allowed = 0, .least = INFINITY, .finite = 1};
-  const Candidates drawn{.logits = logits, .bans = a.bans + r.bans_begin, .bans_end = a.bans + r.bans_end};
-  each_four(logits, int32_t(a.logits.cols), [&](int32_t id, const float(&x)[4], int n) {
-    for (int i = 0; i < n; i++) {
-      s.finite &= isfinite(x[i]);
-      s.least = fminf(s.least, x[i]);
-      const Key key = key_of(x[i], id + i);
-      s.most = max(s.most, key);
-      if (id + i < r.limit && drawn.allowed(id + i)) s.allowed = max(s.allowed, key);
-    }
-  });
-  const auto join = [](const Survey& x, const Survey& y) {
-    return Survey{max(x.most, y.most), max(x.allowed, y.allowed), fminf(x.least, y.least), x.finite & y.finite};
-  };
-  return reduce(s, Survey{0, 0, INFINITY, 1}, join);
-}
-
-__device__ double log_of_sum(const float* logits, int32_t vocab, float most) {
-  float sum = 0;  // of this thread's few
-  each_four(logits, vocab, [&](int32_t, const float(&x)[4], int n) {
-    for (int i = 0; i < n; i++) sum += expf(x[i] - most);
-  });
-  return double(most) + log(reduce_sum(double(sum)));
-}
-
-__device__ int32_t rank_of(const float* logits, int32_t vocab, float logit) {
-  int32_t above = 0;
-  each_four(logits, vocab, [&](int32_t, const float(&x)[4], int n) {
-    for (int i = 0; i < n; i++) above += x[i] > logit;
-  });
-  return reduce_sum(above);
-}
 
 struct Runner {
   double speed;  // p / E, up to a common factor
@@ -64,16 +24,15 @@ __device__ Runner faster(const Runner& a, const Runner& b) {
   return a.speed > b.speed || (a.speed == b.speed && uint32_t(a.id) < uint32_t(b.id)) ? a : b;
 }
 
-/// Draws among the candidates from key `cut` upwards whose weight is `least` or more; there is at least one.
-__device__ int32_t race(const Candidates& c, const SampleRow& r, Key cut, float least) {
+/// Draws among the candidates from key `cut` upwards; there is at least one.
+__device__ int32_t race(const Candidates& c, const SampleRow& r, Key cut) {
   Runner best{-1, -1};
   each_four(c.logits, c.ids, [&](int32_t id, const float(&x)[4], int n) {
     float weight[4];
     bool any = false;
     for (int i = 0; i < 4; i++) {
-      weight[i] = c.weight(x[i]);
-      const bool runs = i < n && key_of(x[i], id + i) >= cut && weight[i] >= least && c.allowed(id + i);
-      if (!runs) weight[i] = -1;
+      const bool runs = i < n && c.runs(id + i, x[i]) && c.key(id + i, x[i]) >= cut;
+      weight[i] = runs ? c.weight(x[i]) : -1;
       any |= runs;
     }
     if (!any) return;
@@ -87,7 +46,24 @@ __device__ int32_t race(const Candidates& c, const SampleRow& r, Key cut, float 
   return reduce(best, Runner{-1, -1}, faster).id;
 }
 
-__device__ int32_t draw(Candidates c, const SampleRow& r, Key* sorted) {
+/// Puts the candidates in the order by |surprise - entropy|, and cuts it where they hold a share `mass`; all that are as near stay.
+__device__ Key cut_typical(Candidates& c, float mass, float least_logit, Key* sorted) {
+  float total = 0, weighted = 0;  // of this thread's few
+  each(c, [&](int32_t, float logit) {
+    const float w = c.weight(logit);
+    total += w, weighted += w > 0 ? w * ((logit - c.most) * c.scale) : 0.f;
+  });
+  const double all = reduce_sum(double(total)), log_total = log(all);
+  c.log_total = float(log_total), c.entropy = float(log_total - reduce_sum(double(weighted)) / all);
+  c.typical = true;
+  const float farthest = fmaxf(c.distance(least_logit), c.distance(c.most));
+  c.first = Key(ordered(-farthest)) << 32, c.end = Key(ordered(0.f) + 1) << 32;
+  const Key nearest = cut(
+      c, [enough = double(mass) * all](const Above& at) { return at.count > 0 && at.weight >= enough; }, sorted);
+  return nearest >> 32 << 32;
+}
+
+__device__ int32_t draw(Candidates c, const SampleRow& r, float least_logit, Key* sorted) {
   Key cut_at = c.first;
   if (r.top_k > 0)
     cut_at = c.first = cut(
@@ -97,51 +73,48 @@ __device__ int32_t draw(Candidates c, const SampleRow& r, Key* sorted) {
     cut_at = cut(
         c, [enough](const Above& at) { return at.count > 0 && at.weight >= enough; }, sorted);
   }
-  return race(c, r, cut_at, r.min_p);
-}
-
-__device__ void list_top(const SampleArgs& a, const SampleRow& r, const Survey& s, const float* logits, double log_total, Key* sorted) {
-  const auto vocab = int32_t(a.logits.cols), n = min(r.top_n, vocab), k = int32_t(threadIdx.x);
-  list({.logits = logits, .ids = vocab, .first = Key(ordered(s.least)) << 32, .end = s.most + 1}, n, sorted);
-  if (k >= r.top_n) return;
-  const int64_t to = int64_t(r.out) * a.top_ld + k;
-  a.top_ids[to] = k < n ? id_of(sorted[k]) : -1;
-  a.top_logprobs[to] = k < n ? float(double(logit_of(sorted[k])) - log_total) : -INFINITY;
+  c.floor = cut_at, c.least = r.min_p;
+  if (r.typical_p < 1.f) cut_at = cut_typical(c, r.typical_p, least_logit, sorted);
+  return race(c, r, cut_at);
 }
 
 /// The result of one row, for every thread.
-__device__ Sample sample_row(const SampleArgs& a, const SampleRow& r, Key* sorted) {
-  const auto vocab = int32_t(a.logits.cols);
-  const float* logits = static_cast<const float*>(a.logits.data) + (r.row - a.first) * a.logits.ld;
-  const Survey s = survey(a, r, logits);
+__device__ Sample sample_row(const SampleArgs& a, const SampleRow& r, const float* edited, Key* sorted) {
+  const auto vocab = int32_t(a.logits.cols), limit = min(r.limit, vocab);
+  const int64_t row = r.row - a.first;
+  const float* logits = static_cast<const float*>(a.logits.data) + row * a.logits.ld;
+  Survey s = survey(logits, vocab, limit);
   if (!s.finite) return {.flags = kNonFinite};
   const float most = logit_of(s.most);
   const double log_total = log_of_sum(logits, vocab, most);
   if (r.top_n > 0) list_top(a, r, s, logits, log_total, sorted);
-  if (r.token < 0 && s.allowed == 0) return {.flags = kAllBanned};
-  int32_t id = r.token >= 0 ? r.token : id_of(s.allowed);
-  if (r.token < 0 && r.temperature > 0.f)
-    // Relative to the most probable id that may be drawn, so that not all weights vanish where a banned one is far above.
-    id = draw({.logits = logits,
-               .ids = min(r.limit, vocab),
-               .bans = a.bans + r.bans_begin,
-               .bans_end = a.bans + r.bans_end,
-               .most = logit_of(s.allowed),
-               .scale = 1.f / r.temperature,
-               .first = Key(ordered(s.least)) << 32,
-               .end = s.allowed + 1},
-              r, sorted);
+  int32_t id = r.token;
+  if (id < 0) {
+    const float* drawn = r.edit < 0 ? logits : edited + row * vocab;
+    if (r.edit >= 0) s = survey(drawn, vocab, limit);
+    if (s.allowed == 0) return {.flags = kAllBanned};
+    id = id_of(s.allowed);
+    if (r.temperature > 0.f)
+      // Relative to the most probable id that may be drawn, so that not all weights vanish where a banned one is far above.
+      id = draw({.logits = drawn,
+                 .ids = limit,
+                 .most = logit_of(s.allowed),
+                 .scale = 1.f / r.temperature,
+                 .first = Key(ordered(s.least)) << 32,
+                 .end = s.allowed + 1},
+                r, s.least, sorted);
+  }
   const float logit = logits[id];
   return {.id = id, .logprob = float(double(logit) - log_total), .rank = logit == most ? 0 : rank_of(logits, vocab, logit)};
 }
 
-__global__ __launch_bounds__(kThreads) void sample_kernel(const __grid_constant__ SampleArgs a) {
+__global__ __launch_bounds__(kThreads) void sample_kernel(const __grid_constant__ SampleArgs a, const float* edited) {
   __shared__ Key sorted[kThreads];
   grid_launch();
   grid_wait();
   const SampleRow row = a.rows[blockIdx.x];
   if (row.row < 0) return;
-  const Sample sample = sample_row(a, row, sorted);
+  const Sample sample = sample_row(a, row, edited, sorted);
   if (threadIdx.x == 0) a.out[row.out] = sample;
 }
 
@@ -151,7 +124,10 @@ __global__ __launch_bounds__(kThreads) void sample_kernel(const __grid_constant_
 void CudaBackend::sample(const SampleArgs& a) {
   if (a.count == 0) return;
   assert(a.top_ld <= cuda::kThreads);
-  cuda::launch({.name = "sample", .grid = unsigned(a.count), .block = cuda::kThreads, .stream = stream_}, cuda::sample_kernel, a);
+  auto* edited = static_cast<float*>(edited_);
+  cuda::edit(a.logits, a.edits, a.first, edited, stream_);
+  cuda::launch({.name = "sample", .grid = unsigned(a.count), .block = cuda::kThreads, .stream = stream_}, cuda::sample_kernel, a,
+               static_cast<const float*>(edited));
 }
 
 }  // namespace neox

@@ -25,22 +25,6 @@ __device__ inline float logit_of(Key key) {
   return __uint_as_float(bits ^ (bits >> 31 ? 1u << 31 : ~0u));
 }
 
-/// The ids that are chosen from, and their weights exp((logit - most) * scale).
-struct Candidates {
-  const float* logits;
-  int32_t ids;  // below which an id must be
-  const int32_t *bans, *bans_end;
-  float most, scale;
-  Key first, end;  // all keys are in [first, end)
-
-  __device__ float weight(float logit) const { return expf((logit - most) * scale); }
-  __device__ bool allowed(int32_t id) const {
-    for (const int32_t* ban = bans; ban < bans_end; ban++)
-      if (*ban == id) return false;
-    return true;
-  }
-};
-
 /// Calls f(first id, logits of four neighbouring ids, how many there are) for this thread's share of a row.
 template <class Fn> __device__ void each_four(const float* logits, int32_t ids, Fn f) {
   const bool vector = reinterpret_cast<uintptr_t>(logits) % sizeof(float4) == 0;
@@ -56,11 +40,45 @@ template <class Fn> __device__ void each_four(const float* logits, int32_t ids, 
     f(id, x, n);
   }
 }
+__device__ inline float largest(const float* logits, int32_t ids) {
+  float most = -INFINITY;
+  each_four(logits, ids, [&](int32_t, const float(&x)[4], int n) {
+    for (int i = 0; i < n; i++) most = fmaxf(most, x[i]);
+  });
+  return reduce(most, -INFINITY, [](float x, float y) { return fmaxf(x, y); });
+}
+/// Natural log of the sum of exponentials, of which `most` is the largest exponent.
+__device__ inline double log_of_sum(const float* logits, int32_t ids, float most) {
+  float sum = 0;  // of this thread's few
+  each_four(logits, ids, [&](int32_t, const float(&x)[4], int n) {
+    for (int i = 0; i < n; i++) sum += expf(x[i] - most);
+  });
+  return double(most) + log(reduce_sum(double(sum)));
+}
+
+/// The ids that are chosen from, their weights exp((logit - most) * scale), and their order: by probability, or by how near their surprise
+/// is to `entropy`.
+struct Candidates {
+  const float* logits;  // -inf: banned
+  int32_t ids;          // below which an id must be
+  float most, scale;
+  Key first, end;    // all keys are in [first, end)
+  Key floor = 0;     // in the order by probability: from here on
+  float least = -1;  // weight
+  bool typical = false;
+  float entropy = 0, log_total = 0;  // with typical: of the weights
+
+  __device__ float weight(float logit) const { return expf((logit - most) * scale); }
+  __device__ bool runs(int32_t id, float logit) const { return logit > -INFINITY && key_of(logit, id) >= floor && weight(logit) >= least; }
+  __device__ float distance(float logit) const { return fabsf(log_total - (logit - most) * scale - entropy); }
+  __device__ Key key(int32_t id, float logit) const { return key_of(typical ? -distance(logit) : logit, id); }
+};
+
 /// Calls f(id, logit) for the candidates of this thread.
 template <class Fn> __device__ void each(const Candidates& c, Fn f) {
   each_four(c.logits, c.ids, [&](int32_t id, const float(&x)[4], int n) {
     for (int i = 0; i < 4; i++)
-      if (i < n && c.allowed(id + i)) f(id + i, x[i]);
+      if (i < n && c.runs(id + i, x[i])) f(id + i, x[i]);
   });
 }
 
@@ -73,7 +91,7 @@ __device__ inline Above above(const Candidates& c, Key least) {
   int32_t count = 0;
   float weight = 0;  // of this thread's few
   each(c, [&](int32_t id, float logit) {
-    if (key_of(logit, id) >= least) count++, weight += c.weight(logit);
+    if (c.key(id, logit) >= least) count++, weight += c.weight(logit);
   });
   return {reduce_sum(count), reduce_sum(double(weight))};
 }
@@ -109,7 +127,7 @@ __device__ inline int32_t sort_between(const Candidates& c, Key low, Key high, K
   sorted[threadIdx.x] = 0;
   __syncthreads();
   each(c, [&](int32_t id, float logit) {
-    if (const Key key = key_of(logit, id); key >= low && key < high) sorted[atomicAdd(&count, 1)] = key;
+    if (const Key key = c.key(id, logit); key >= low && key < high) sorted[atomicAdd(&count, 1)] = key;
   });
   __syncthreads();
   const int32_t n = count;
@@ -149,7 +167,7 @@ template <class Complete> __device__ Key cut(const Candidates& c, Complete compl
   if (!complete(b.at_low)) return c.first;
   narrow_down(c, b, complete, [](const Bracket& now) { return now.at_low.count - now.at_high.count <= kThreads; });
   const int32_t n = sort_between(c, b.low, b.high, sorted), i = int32_t(threadIdx.x);
-  const double weight = scan(i < n ? double(c.weight(logit_of(sorted[i]))) : 0.0);
+  const double weight = scan(i < n ? double(c.weight(c.logits[id_of(sorted[i])])) : 0.0);
   const bool enough = i < n && complete({b.at_high.count + i + 1, b.at_high.weight + weight});
   const int32_t last = reduce(enough ? i : n - 1, n - 1, [](int32_t x, int32_t y) { return min(x, y); });
   return sorted[last];

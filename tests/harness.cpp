@@ -32,7 +32,7 @@ std::unique_ptr<Backend> open(const BackendSpec& s) {
   try {
     auto backend = make_backend(
         {.device = s.device, .isa = s.isa, .num_threads = s.threads, .attention = s.attention, .unfused_scores = s.unfused_scores});
-    backend->reserve({.tokens = 1024, .kv = 2048, .heads = 16, .head_dim = 256, .vocab = 65536});
+    backend->reserve({.tokens = 1024, .kv = 2048, .heads = 16, .head_dim = 256, .vocab = 65536, .logit_rows = 64});
     return backend;
   } catch (const Error& e) {
     if (e.kind == ErrorKind::unsupported) return nullptr;

@@ -18,7 +18,9 @@ struct SampleCall {
   std::vector<std::vector<float>> logits;  // [rows][vocab]
   std::vector<SampleRow> rows;
   std::optional<int32_t> limit;  // absent: the vocabulary
-  std::vector<int32_t> bans = {};
+  std::vector<EditRow> edit_rows = {};
+  std::vector<Edit> edits = {};
+  std::vector<int32_t> ids = {};  // of edit_rows
   int32_t top_n = 0;
 };
 
@@ -32,7 +34,9 @@ inline Sampled sample(Backend& backend, const SampleCall& call) {
   for (size_t i = 0; i < count; i++)
     asked[i].out = int32_t(i), asked[i].limit = call.limit.value_or(int32_t(vocab)), asked[i].top_n = call.top_n;
   const DeviceList<SampleRow> rows(backend, asked);
-  const DeviceList<int32_t> bans(backend, call.bans), top_ids(backend, std::vector<int32_t>(top, -77));
+  const DeviceList<EditRow> edit_rows(backend, call.edit_rows);
+  const DeviceList<Edit> edits(backend, call.edits);
+  const DeviceList<int32_t> ids(backend, call.ids), top_ids(backend, std::vector<int32_t>(top, -77));
   const DeviceList<float> top_logprobs(backend, std::vector<float>(top, NAN));
   const Sample poison{.id = -77, .logprob = NAN, .rank = -77, .flags = -77};
   const DeviceList<Sample> out(backend, std::vector<Sample>(count, poison));
@@ -40,7 +44,7 @@ inline Sampled sample(Backend& backend, const SampleCall& call) {
   backend.sample({.logits = device_logits,
                   .rows = rows.data(),
                   .count = int32_t(count),
-                  .bans = bans.data(),
+                  .edits = {edit_rows.data(), int32_t(call.edit_rows.size()), edits.data(), ids.data()},
                   .out = out.data(),
                   .top_ld = call.top_n,
                   .top_ids = top_ids.data(),

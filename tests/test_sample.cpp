@@ -118,8 +118,10 @@ TEST_P(SampleOp, BannedIdsAreNotTakenButStayInTheLogProbs) {
   Random random(6);
   SampleCall call{.logits = {random_logits(random, 131), random_logits(random, 131)}, .rows = {}, .limit = {}};
   const std::vector<int32_t> first = reference::ranking(call.logits[0]);
-  call.bans = {5, first[0], first[1], 7};
-  call.rows = {{.row = 0, .bans_begin = 1, .bans_end = 3}, {.row = 1}, {.row = 0, .bans_begin = 1, .bans_end = 2}, {.row = 0}};
+  call.logits.push_back(call.logits[0]);
+  call.ids = {5, first[0], first[1], 7};
+  call.edit_rows = {{.row = -1}, {.row = 2, .bans_begin = 1, .bans_end = 2}, {.row = 0, .bans_begin = 1, .bans_end = 3}};
+  call.rows = {{.row = 0, .edit = 2}, {.row = 1}, {.row = 2, .edit = 1}, {.row = 0}};
   for (float temperature : {0.f, 1e-3f}) {
     for (SampleRow& r : call.rows) r.temperature = temperature;
     const Sampled got = sample(*backend_, call);
@@ -146,9 +148,11 @@ TEST_P(SampleOp, IdsAtOrPastTheLimitAreNotTakenButStayInTheLogProbs) {
 
 TEST_P(SampleOp, WhereAllIdsAreBannedTheRowIsFlagged) {
   Random random(7);
-  SampleCall call{.logits = {random_logits(random, 5)}, .rows = {}, .limit = 3, .bans = {2, 1, 0, 4}};
-  call.rows = {{.bans_begin = 0, .bans_end = 3}, {.temperature = 1, .bans_begin = 0, .bans_end = 4}, {.bans_begin = 0, .bans_end = 2}};
-  call.rows.push_back({.token = 4, .bans_begin = 0, .bans_end = 4});
+  SampleCall call{.logits = {}, .rows = {}, .limit = 3, .ids = {2, 1, 0, 4}};
+  const std::vector<float> logits = random_logits(random, 5);
+  call.logits = {logits, logits, logits};
+  call.edit_rows = {{.row = 0, .bans_end = 3}, {.row = 1, .bans_end = 4}, {.row = 2, .bans_end = 2}};
+  call.rows = {{.row = 0, .edit = 0}, {.row = 1, .temperature = 1, .edit = 1}, {.row = 2, .edit = 2}, {.row = 1, .token = 4, .edit = 1}};
   const Sampled got = sample(*backend_, call);
   for (size_t r : {0, 1}) {
     EXPECT_EQ(got.rows[r].id, 0);
@@ -158,6 +162,46 @@ TEST_P(SampleOp, WhereAllIdsAreBannedTheRowIsFlagged) {
   EXPECT_EQ(got.rows[2].flags, 0);
   EXPECT_EQ(got.rows[3].id, 4);  // a given token is scored, banned or not
   EXPECT_EQ(got.rows[3].flags, 0);
+}
+
+TEST_P(SampleOp, EditedRowsAreDrawnFromWhatTheReferenceMakesOfThemAndScoredAsTheyWere) {
+  Random random(9);
+  for (int32_t vocab : {131, 4096, 50277})
+    for (float temperature : {0.f, 1e-3f}) {
+      SampleCall call{.logits = {}, .rows = {}, .limit = vocab - 2};
+      for (int32_t r = 0; r < 24; r++) {
+        call.logits.push_back(random_logits(random, vocab));
+        EditRow e{.row = r, .edits_begin = int32_t(call.edits.size()), .allowed_begin = int32_t(call.ids.size())};
+        for (int32_t i = 0; i < vocab / 2 && r % 3 == 0; i++) call.ids.push_back(random.below(vocab));
+        e.allowed_end = e.bans_begin = int32_t(call.ids.size());
+        for (int32_t i = 0; i < (r % 5) * 9; i++) call.ids.push_back(random.below(vocab));
+        e.bans_end = int32_t(call.ids.size());
+        for (int32_t id = random.below(9); id < vocab && r % 4 > 0; id += 1 + random.below(r % 4 == 1 ? 3 : vocab / 7))
+          call.edits.push_back({.id = id,
+                                .bias = float(random.uniform(-9, 9)),
+                                .factor = r % 2 ? 1.f : float(random.uniform(0.5, 3)),
+                                .offset = float(random.uniform(-4, 4))});
+        e.edits_end = int32_t(call.edits.size());
+        call.edit_rows.push_back(e);
+        call.rows.push_back({.row = r, .temperature = temperature, .edit = r});
+        call.rows.push_back({.row = r, .temperature = temperature});  // the same row as it is
+      }
+      random.shuffle(call.edit_rows);
+      for (size_t i = 0; i < call.edit_rows.size(); i++) call.rows[2 * size_t(call.edit_rows[i].row)].edit = int32_t(i);
+      const Sampled got = sample(*backend_, call);
+      for (size_t r = 0; r < 24; r++) {
+        const std::vector<double> raw(call.logits[r].begin(), call.logits[r].end());
+        for (size_t i : {2 * r, 2 * r + 1}) {
+          const EditRow none{}, &e = call.rows[i].edit < 0 ? none : call.edit_rows[size_t(call.rows[i].edit)];
+          std::vector<double> z = reference::edited(raw, e, call.edits, call.ids);
+          const double most = *std::max_element(z.begin(), z.end() - 2);
+          ASSERT_EQ(got.rows[i].flags, 0);
+          EXPECT_GE(z[size_t(got.rows[i].id)], most - 2e-2 * (temperature > 0) - 1e-5) << "row " << r;
+          expect_near(got.rows[i].logprob, reference::logprobs(call.logits[r])[size_t(got.rows[i].id)]);
+          EXPECT_EQ(got.rows[i].rank, reference::rank_of(call.logits[r], got.rows[i].id));
+        }
+      }
+    }
 }
 
 TEST_P(SampleOp, ARowMayBeNamedSeveralTimes) {

@@ -49,12 +49,28 @@ struct Filter {
   float temperature, top_p, min_p;
   int32_t top_k, limit;
   std::vector<int32_t> bans = {};
+  float typical_p = 1;
 };
 const std::vector<Filter> kFilters = {
-    {1, 1, 0, 0, 17},       {0.5f, 1, 0, 0, 17},  {2.5f, 1, 0, 0, 17},       {1, 1, 0, 5, 17}, {1, 1, 0, 100, 17},
-    {1, 0.6f, 0, 0, 17},    {1, 0.05f, 0, 0, 17}, {1, 1, 0.3f, 0, 17},       {1, 1, 1, 0, 17}, {0.7f, 0.8f, 0, 0, 17},
-    {1.5f, 0.8f, 0, 6, 17}, {2, 1, 0.25f, 9, 17}, {1.2f, 0.9f, 0.2f, 8, 17}, {1, 1, 0, 0, 11}, {1, 0.7f, 0.1f, 7, 15, {8, 2, 0}},
+    {1, 1, 0, 0, 17},
+    {0.5f, 1, 0, 0, 17},
+    {2.5f, 1, 0, 0, 17},
+    {1, 1, 0, 5, 17},
+    {1, 1, 0, 100, 17},
+    {1, 0.6f, 0, 0, 17},
+    {1, 0.05f, 0, 0, 17},
+    {1, 1, 0.3f, 0, 17},
+    {1, 1, 1, 0, 17},
+    {0.7f, 0.8f, 0, 0, 17},
+    {1.5f, 0.8f, 0, 6, 17},
+    {2, 1, 0.25f, 9, 17},
+    {1.2f, 0.9f, 0.2f, 8, 17},
+    {1, 1, 0, 0, 11},
+    {1, 0.7f, 0.1f, 7, 15, {8, 2, 0}},
     {1, 1, 0, 1, 17, {8}},
+    {1, 1, 0, 0, 17, {}, 0.5f},
+    {1, 1, 0, 0, 17, {}, 0.01f},
+    {0.8f, 0.9f, 0.1f, 12, 16, {3}, 0.7f},
 };
 
 SampleRow row_of(const Filter& f) {
@@ -62,8 +78,9 @@ SampleRow row_of(const Filter& f) {
           .temperature = f.temperature,
           .top_p = f.top_p,
           .min_p = f.min_p,
+          .typical_p = f.typical_p,
           .top_k = f.top_k,
-          .bans_end = int32_t(f.bans.size())};
+          .edit = f.bans.empty() ? -1 : 0};
 }
 
 }  // namespace
@@ -74,14 +91,17 @@ NEOX_SAME_BITS_TEST(DrawBits);
 TEST_P(Draws, HaveTheExactDistributionOfEveryFilterAndCombination) {
   for (size_t i = 0; i < kFilters.size(); i++) {
     SampleCall call = many_positions(kLogits, row_of(kFilters[i]), 200000);
-    call.limit = kFilters[i].limit, call.bans = kFilters[i].bans;
-    const std::vector<double> p = reference::distribution(kLogits, call.rows[0], *call.limit, call.bans);
+    call.limit = kFilters[i].limit, call.ids = kFilters[i].bans;
+    call.edit_rows = {{.bans_end = int32_t(call.ids.size())}};
+    const std::vector<double> logits(kLogits.begin(), kLogits.end());
+    const std::vector<double> p =
+        reference::distribution(reference::edited(logits, call.edit_rows[0], {}, call.ids), call.rows[0], *call.limit);
     expect_distribution(ids_of(sample(*backend_, call)), p, "filter " + std::to_string(i));
   }
 }
 
 TEST_P(Draws, HaveTheExactDistributionOverSeedsAndOverIndices) {
-  const std::vector<double> p = reference::distribution(kLogits, {.temperature = 1}, 17, {});
+  const std::vector<double> p = reference::distribution(kLogits, {.temperature = 1}, 17);
   const SampleCall positions = many_positions(kLogits, {.seed_lo = 3, .temperature = 1}, 200000);
   for (auto member : {&SampleRow::seed_lo, &SampleRow::seed_hi}) {
     SampleCall call = positions;
@@ -95,7 +115,7 @@ TEST_P(Draws, HaveTheExactDistributionOverSeedsAndOverIndices) {
 
 TEST_P(Draws, OfNeighbouringPositionsIndicesAndSeedsAreIndependent) {
   const std::vector<float> logits = {0.f, 0.5f, 1.f, -0.5f};
-  const std::vector<double> p = reference::distribution(logits, {.temperature = 1}, 4, {});
+  const std::vector<double> p = reference::distribution(logits, {.temperature = 1}, 4);
   std::vector<double> pairs;
   for (double a : p)
     for (double b : p) pairs.push_back(a * b);
@@ -152,11 +172,12 @@ TEST_P(Draws, OfLargeVocabulariesLieWithinTheFilters) {
   const std::vector<double> logprobs = reference::logprobs(logits);
   for (const Filter& f : kFilters) {
     SampleRow row = row_of(f);
-    row.bans_end = 0;
+    row.edit = -1;
     const SampleCall call = many_positions(logits, row, 60);
     const Sampled got = sample(*backend_, call);
-    row.top_p = std::min(1.f, row.top_p + 1e-5f), row.min_p *= 1 - 1e-5f;  // sums of so many terms differ in their last digits
-    const std::vector<double> p = reference::distribution(logits, row, 50277, {});
+    row.top_p = std::min(1.f, row.top_p + 1e-5f), row.min_p *= 1 - 1e-5f,
+    row.typical_p = std::min(1.f, row.typical_p + 1e-5f);  // sums of so many terms differ in their last digits
+    const std::vector<double> p = reference::distribution(logits, row, 50277);
     for (const Sample& s : got.rows) {
       EXPECT_GT(p[size_t(s.id)], 0);
       EXPECT_EQ(s.rank, reference::rank_of(logits, s.id));
@@ -190,9 +211,10 @@ TEST_P(Draws, AnImprobableIdIsDrawnWhenAllElseIsBanned) {
   for (int32_t id = 0; id < 20; id++)
     if (id != 13) bans.push_back(id);
   SampleCall call{.logits = {logits},
-                  .rows = {{.temperature = 1, .top_p = 0.9f, .min_p = 0.1f, .top_k = 3, .bans_end = 19}},
+                  .rows = {{.temperature = 1, .top_p = 0.9f, .min_p = 0.1f, .typical_p = 0.5f, .top_k = 3, .edit = 0}},
                   .limit = {},
-                  .bans = bans};
+                  .edit_rows = {{.bans_end = 19}},
+                  .ids = bans};
   const Sampled got = sample(*backend_, call);
   EXPECT_EQ(got.rows[0].id, 13);
   EXPECT_EQ(got.rows[0].flags, 0);
@@ -204,7 +226,7 @@ TEST_P(DrawBits, AreThoseOfOneThreadAndOfEveryInstructionSet) {
     const std::vector<float> logits = random_logits(random, vocab, 4);
     for (const Filter& f : kFilters) {
       SampleRow row = row_of(f);
-      row.bans_end = 0;
+      row.edit = -1;
       SampleCall call = many_positions(logits, row, vocab > 1000 ? 20 : 300);
       call.top_n = 5;
       const Sampled a = sample(*backend_, call), b = sample(*baseline_, call);

@@ -23,7 +23,7 @@ int32_t next_token(const std::vector<int32_t>& seen, uint64_t seed, int32_t inde
 class FakeEngine {
  public:
   FakeEngine(const StepLimits& limits, int32_t blocks, bool caching, bool ahead)
-      : limits_(limits), ahead_(ahead), scheduler(limits, blocks, caching), buffer_(limits, {}), memory_(size_t(blocks) * kBlockSize, -1),
+      : limits_(limits), ahead_(ahead), scheduler(limits, blocks, caching), buffer_(limits), memory_(size_t(blocks) * kBlockSize, -1),
         ring_(size_t(2 * limits.samples()), -1) {}
 
   uint64_t submit(std::vector<int32_t> prompt, int32_t max_tokens, int32_t n, int32_t prompt_logprobs) {

@@ -96,6 +96,23 @@ def random_params(rng: random.Random) -> SamplingParams:
         fields |= {"prompt_logprobs": rng.choice([0, 3]), "prompt_logprobs_start": rng.choice([0, 0, 17, 400])}
         if rng.random() < 0.3 and "n" not in fields:
             fields |= {"max_tokens": 0, "min_tokens": 0}
+    edits = {
+        "repetition_penalty": [1.2, 0.9],
+        "presence_penalty": [0.5],
+        "frequency_penalty": [-0.3, 1.0],
+        "no_repeat_ngram_size": [2, 3],
+        "bad_words": [["zz", "ab"], [[5, 6], [7]], "q"],
+        "logit_bias": [{3: 2.0, 200: -50.0}],
+        "allowed_token_ids": [range(0, 256, 2)],
+        "typical_p": [0.8],
+        "top_p_decay": [0.9],
+    }
+    for name, values in edits.items():
+        if rng.random() < 0.08:
+            fields[name] = rng.choice(values)
+    if rng.random() < 0.15 and fields["max_tokens"] > 0:
+        fields |= {"beam_width": rng.choice([2, 3, 4]), "n": rng.choice([1, 2]), "max_tokens": rng.choice([2, 10, 30]), "min_tokens": 0}
+        fields |= {"length_penalty": rng.choice([0.0, 1.0]), "early_stopping": rng.choice([True, False, "never"])}
     return SamplingParams(**fields)
 
 

@@ -79,6 +79,27 @@ struct CopyBlocksArgs {
   int32_t count;
 };
 
+/// What becomes of one id's logit z before it is drawn: z += bias; z is divided by factor, or multiplied where it is negative; z += offset.
+struct Edit {
+  int32_t id = 0;
+  float bias = 0.f, factor = 1.f, offset = 0.f;
+};
+/// One out row as its draws see it. Ids outside of `allowed`, if that is not empty, are banned; then come edits, at most one for each id;
+/// then bans. All are ranges: of SampleArgs::edits, and of SampleArgs::ids.
+struct EditRow {
+  int32_t row = 0;  // out row; -1 = padding
+  int32_t edits_begin = 0, edits_end = 0;
+  int32_t allowed_begin = 0, allowed_end = 0, bans_begin = 0, bans_end = 0;
+  int32_t logprobs = 0;  // 1: it is the row's log-probs that are edited, not its logits
+};
+/// All the rows of a step that are edited.
+struct Edits {
+  const EditRow* rows = nullptr;  // [count], at most one for each out row
+  int32_t count = 0;
+  const Edit* edits = nullptr;
+  const int32_t* ids = nullptr;  // allowed ones and bans
+};
+
 /// How one output row is sampled, or which given token is scored.
 struct SampleRow {
   int32_t row = 0;     // out row; a row may be named several times; -1 = padding, nothing is done
@@ -89,10 +110,10 @@ struct SampleRow {
   int32_t index = 0;        // of the sample within its request
   int32_t position = 0;     // of the token to draw
   float temperature = 0.f;  // 0 = greedy
-  float top_p = 1.f, min_p = 0.f;
-  int32_t top_k = 0;                     // 0 = all
-  int32_t bans_begin = 0, bans_end = 0;  // range of SampleArgs::bans
-  int32_t top_n = 0;                     // most probable ids to report, up to SampleArgs::top_ld
+  float top_p = 1.f, min_p = 0.f, typical_p = 1.f;
+  int32_t top_k = 0;  // 0 = all
+  int32_t edit = -1;  // of Edits::rows, whose `row` is this one's; -1 = drawn from the logits as they are
+  int32_t top_n = 0;  // most probable ids to report, up to SampleArgs::top_ld
 };
 enum SampleFlag : int32_t { kNonFinite = 1, kAllBanned = 2 };
 struct Sample {
@@ -111,12 +132,41 @@ struct SampleArgs {
   Tensor logits;          // [rows, vocab] f32, only read; its first row is out row `first`
   const SampleRow* rows;  // [count]
   int32_t count;
-  const int32_t* bans;  // ids banned in single rows
+  Edits edits;
   Sample* out;          // [every SampleRow::out]
   int32_t top_ld;       // room for each row's top ids
   int32_t* top_ids;     // [every SampleRow::out, top_ld] of which top_n are written, but for flagged rows; -1 past the vocabulary
   float* top_logprobs;  // as top_ids
   int32_t first = 0;
 };
+
+/// A row of logits whose best continuations are asked.
+struct BeamRow {
+  int32_t row = 0;               // out row; -1 = padding, nothing is done
+  int32_t out = 0;               // as SampleRow's: flags and the most probable ids
+  int32_t limit = 0;             // ids >= limit are banned
+  int32_t edit = -1;             // of Edits::rows, which edits log-probs; -1 = none
+  int32_t first = 0, count = 0;  // where in BeamArgs::candidates, and how many
+  int32_t top_n = 0;
+};
+struct Candidate {
+  int32_t id = -1;      // -1 = all others are banned
+  float score = 0.f;    // log-prob after edits
+  float logprob = 0.f;  // before
+  int32_t rank = 0;     // how many ids are more probable, before edits
+};
+struct BeamArgs {       // of each row the candidates of the best scores, in falling order, ties by the lower id
+  Tensor logits;        // [rows, vocab] f32, only read; its first row is out row `first`
+  const BeamRow* rows;  // [count]
+  int32_t count;
+  Edits edits;
+  Candidate* candidates;  // [every BeamRow::first + count]
+  Sample* out;            // [every BeamRow::out] of which flags are written
+  int32_t top_ld;         // as SampleArgs's
+  int32_t* top_ids;
+  float* top_logprobs;
+  int32_t first = 0;
+};
+constexpr int32_t kMaxCandidates = 160;  // of a row
 
 }  // namespace neox

@@ -17,6 +17,7 @@ namespace neox {
 /// What the largest step needs room for.
 struct Bounds {
   int32_t tokens, kv, heads, head_dim, vocab;  // kv: positions of one sequence
+  int32_t logit_rows;                          // of one call of sample
 };
 
 /// Ops that were recorded, to be run again with what their buffers hold then.
@@ -63,6 +64,7 @@ class NEOX_API Backend {
   virtual void gather_rows(const GatherArgs&) = 0;
   virtual void copy_blocks(const CopyBlocksArgs&) = 0;
   virtual void sample(const SampleArgs&) = 0;
+  virtual void beam_candidates(const BeamArgs&) = 0;
 };
 
 struct BackendConfig {
@@ -77,6 +79,6 @@ struct BackendConfig {
 std::unique_ptr<Backend> make_backend(const BackendConfig& config);
 
 /// A backend that lives in a plugin exports `extern "C" neox::Backend* neox_make_backend(int abi, const BackendConfig&)`.
-constexpr int kBackendAbi = 2;
+constexpr int kBackendAbi = 3;
 
 }  // namespace neox

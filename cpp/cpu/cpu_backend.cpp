@@ -113,6 +113,7 @@ void CpuBackend::reserve(const Bounds& b) {
   for (Scratch& s : scratch_) {
     s.scores.resize(size_t(kernels_.attention_rows) * scores_ld_);
     s.weights.resize(size_t(b.vocab));
+    s.edited.resize(size_t(b.vocab));
     s.ids.reserve(size_t(b.vocab));
   }
 }

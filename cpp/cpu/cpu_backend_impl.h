@@ -39,15 +39,19 @@ class CpuBackend final : public Backend {
   void gather_rows(const GatherArgs&) override;
   void copy_blocks(const CopyBlocksArgs&) override;
   void sample(const SampleArgs&) override;
+  void beam_candidates(const BeamArgs&) override;
 
  private:
   struct Scratch {               // of one thread
     std::vector<float> wide;     // [kWideBytes / 4] widened weights
     std::vector<float> scores;   // [attention_rows, scores_ld_]
     std::vector<float> weights;  // [vocab] exp of logits
+    std::vector<float> edited;   // [vocab] a row of logits as its draws see it
     std::vector<int32_t> ids;    // [vocab] candidates
   };
   void sample_row(const SampleArgs&, int32_t i, Scratch&) const;
+  void beam_row(const BeamArgs&, const BeamRow&, Scratch&) const;
+  int32_t draw(const SampleArgs&, const SampleRow&, const float* logits, Scratch&) const;
   void list_attention(const AttentionArgs&);
 
   const Kernels& kernels_;

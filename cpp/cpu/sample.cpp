@@ -1,26 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sampling of one row: HuggingFace's order of filters (temperature, top-k, top-p, min-p), then a race of exponentials: the id with the
-// largest p / E wins, E drawn for (seed, index, position, id). That is a draw from p, and it depends on neither the order nor the other
-// rows.
+// Sampling of one row: the edits of its request, HuggingFace's order of filters (temperature, top-k, top-p, min-p, typical-p), then a race
+// of exponentials: the id with the largest p / E wins, E drawn for (seed, index, position, id). That is a draw from p, and it depends on
+// neither the order nor the other rows.
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "base/philox.h"
 #include "cpu/cpu_backend_impl.h"
+#include "cpu/logit_rows.h"
 
 namespace neox {
 namespace {
 
-bool banned(const SampleArgs& a, const SampleRow& r, int32_t id) {
-  return id >= r.limit || std::find(a.bans + r.bans_begin, a.bans + r.bans_end, id) != a.bans + r.bans_end;
-}
-
-int32_t most_probable(const SampleArgs& a, const SampleRow& r, const float* logits) {  // -1 if all are banned
+int32_t most_probable(const float* logits, int32_t limit) {  // -1 if all are banned
   int32_t best = -1;
-  const int32_t n = int32_t(std::min<int64_t>(r.limit, a.logits.cols));
-  for (int32_t id = 0; id < n; id++)
-    if ((best < 0 || logits[id] > logits[best]) && (r.bans_begin == r.bans_end || !banned(a, r, id))) best = id;
+  for (int32_t id = 0; id < limit; id++)
+    if (logits[id] > kBanned && (best < 0 || logits[id] > logits[best])) best = id;
   return best;
 }
 
@@ -53,13 +49,31 @@ int32_t race(const SampleRow& r, const std::vector<int32_t>& ids, const float* w
   return winner;
 }
 
-/// What the filters leave, of weights exp((logit - max) / temperature).
-void filter(const SampleArgs& a, const SampleRow& r, const float* logits, const float* weight, std::vector<int32_t>& ids) {
-  const auto by_rank = [&](int32_t x, int32_t y) { return logits[x] != logits[y] ? logits[x] > logits[y] : x < y; };
+/// The smallest set of ids, in the order of how near -log p is to the entropy, that holds a share `mass`; with all that are as near.
+void keep_typical(float mass, const float* weight, std::vector<int32_t>& ids) {
+  double total = 0, weighted = 0;
+  for (int32_t id : ids) total += weight[id];
+  const auto surprise = [&](int32_t id) { return std::log(total / weight[id]); };
+  for (int32_t id : ids)
+    if (weight[id] > 0) weighted += weight[id] / total * surprise(id);
+  const auto distance = [&](int32_t id) { return float(std::fabs(surprise(id) - weighted)); };
+  std::vector<std::pair<float, int32_t>> order;
+  for (int32_t id : ids) order.emplace_back(distance(id), id);
+  std::sort(order.begin(), order.end());
+  double before = 0;
+  size_t kept = 0;
+  while (kept < order.size() && (kept == 0 || before < mass * total || order[kept].first == order[kept - 1].first))
+    before += weight[order[kept++].second];
   ids.clear();
-  const int32_t n = int32_t(std::min<int64_t>(r.limit, a.logits.cols));
-  for (int32_t id = 0; id < n; id++)
-    if (r.bans_begin == r.bans_end || !banned(a, r, id)) ids.push_back(id);
+  for (size_t i = 0; i < kept; i++) ids.push_back(order[i].second);
+}
+
+/// What the filters leave of the ids below `limit`, of weights exp((logit - max) / temperature).
+void filter(const SampleRow& r, int32_t limit, const float* logits, const float* weight, std::vector<int32_t>& ids) {
+  const ByRank by_rank{logits};
+  ids.clear();
+  for (int32_t id = 0; id < limit; id++)
+    if (logits[id] > kBanned) ids.push_back(id);
   if (r.top_k > 0 && size_t(r.top_k) < ids.size()) {
     std::nth_element(ids.begin(), ids.begin() + r.top_k - 1, ids.end(), by_rank);
     ids.resize(size_t(r.top_k));
@@ -82,19 +96,7 @@ void filter(const SampleArgs& a, const SampleRow& r, const float* logits, const 
     for (int32_t id : ids) most = std::max(most, weight[id]);
     std::erase_if(ids, [&](int32_t id) { return weight[id] < r.min_p * most; });
   }
-}
-
-void list_top(const SampleArgs& a, const SampleRow& r, const float* logits, double log_total, std::vector<int32_t>& ids) {
-  ids.resize(size_t(a.logits.cols));
-  for (size_t id = 0; id < ids.size(); id++) ids[id] = int32_t(id);
-  const auto n = std::min<ptrdiff_t>(r.top_n, ptrdiff_t(ids.size()));
-  std::partial_sort(ids.begin(), ids.begin() + n, ids.end(),
-                    [&](int32_t x, int32_t y) { return logits[x] != logits[y] ? logits[x] > logits[y] : x < y; });
-  for (ptrdiff_t k = 0; k < r.top_n; k++) {
-    const int64_t to = int64_t(r.out) * a.top_ld + k;
-    a.top_ids[to] = k < n ? ids[size_t(k)] : -1;
-    a.top_logprobs[to] = k < n ? float(logits[ids[size_t(k)]] - log_total) : -std::numeric_limits<float>::infinity();
-  }
+  if (r.typical_p < 1.f && ids.size() > 1) keep_typical(r.typical_p, weight, ids);
 }
 
 }  // namespace
@@ -114,20 +116,30 @@ void CpuBackend::sample_row(const SampleArgs& a, int32_t i, Scratch& scratch) co
   const double log_total = double(most) + std::log(kernels_.exp_all(logits, vocab, most, 1.f, nullptr));
   if (r.top_n > 0) list_top(a, r, logits, log_total, scratch.ids);
   int32_t id = r.token;
-  if (id < 0) id = most_probable(a, r, logits);
+  if (id < 0) id = draw(a, r, logits, scratch);
   if (id < 0) {
     out.flags = kAllBanned;
     return;
   }
-  if (r.token < 0 && r.temperature > 0.f) {
-    // Relative to the most probable id that may be drawn, so that not all weights vanish where a banned one is far above.
-    kernels_.exp_all(logits, vocab, logits[id], 1.f / r.temperature, scratch.weights.data());
-    filter(a, r, logits, scratch.weights.data(), scratch.ids);
-    id = race(r, scratch.ids, scratch.weights.data());
-  }
   out.id = id;
   out.logprob = float(logits[id] - log_total);
   out.rank = int32_t(std::count_if(logits, logits + vocab, [&](float x) { return x > logits[id]; }));
+}
+
+/// -1 if all are banned.
+int32_t CpuBackend::draw(const SampleArgs& a, const SampleRow& r, const float* logits, Scratch& scratch) const {
+  const int64_t vocab = a.logits.cols;
+  const auto limit = int32_t(std::min<int64_t>(r.limit, vocab));
+  if (r.edit >= 0) {
+    edit(a.edits, a.edits.rows[r.edit], logits, scratch.edited.data(), vocab);
+    logits = scratch.edited.data();
+  }
+  const int32_t best = most_probable(logits, limit);
+  if (best < 0 || r.temperature == 0.f) return best;
+  // Relative to the most probable id that may be drawn, so that not all weights vanish where a banned one is far above.
+  kernels_.exp_all(logits, vocab, logits[best], 1.f / r.temperature, scratch.weights.data());
+  filter(r, limit, logits, scratch.weights.data(), scratch.ids);
+  return race(r, scratch.ids, scratch.weights.data());
 }
 
 void CpuBackend::sample(const SampleArgs& a) {

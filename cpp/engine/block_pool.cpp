@@ -44,6 +44,11 @@ BlockTable BlockPool::share(const BlockTable& table, int32_t blocks) {
   return out;
 }
 
+void BlockPool::own(BlockTable& table, int32_t block) {
+  pages_[size_t(block)].owners++;
+  table.blocks.push_back(block);
+}
+
 size_t BlockPool::hash(int64_t parent, std::span<const int32_t> tokens) {
   uint64_t h = uint64_t(parent) * 0x9E3779B97F4A7C15;
   for (int32_t t : tokens) h = (h ^ uint64_t(uint32_t(t))) * 0xD6E8FEB86659FD93, h ^= h >> 32;

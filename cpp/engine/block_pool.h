@@ -40,6 +40,8 @@ class BlockPool {
   void release(BlockTable& table);
   /// A second owner of the table's first `blocks` pages.
   BlockTable share(const BlockTable& table, int32_t blocks);
+  /// Another owner of one page, at the end of a table.
+  void own(BlockTable& table, int32_t block);
   /// Fills an empty table with the longest run of findable pages that hold the first of `tokens`; returns their positions.
   int32_t match(BlockTable& table, std::span<const int32_t> tokens);
   /// Makes the whole pages among the first `positions` findable.

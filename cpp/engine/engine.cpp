@@ -27,8 +27,8 @@ int32_t steps_ahead(const EngineConfig& c, bool beside_host) {
 Engine::Impl::Impl(const EngineConfig& c)
     : config(c), ranks(config, info.warnings),
       scheduler(executor().limits(), executor().num_blocks(), c.enable_prefix_caching, c.pipeline_parallel_size),
-      buffer(executor().limits(), executor().model().eos_token_ids), depth(steps_ahead(c, executor().backend().name() != "cpu")),
-      limit(executor().model().vocab_size), process(getpid()) {
+      buffer(executor().limits()), depth(steps_ahead(c, executor().backend().name() != "cpu")), limit(executor().model().vocab_size),
+      process(getpid()) {
   stats.blocks_total = executor().num_blocks();
   describe();
 }
@@ -97,7 +97,25 @@ void Engine::Impl::check_params(std::span<const int32_t> prompt, const SamplingP
   require(p.prompt_logprobs <= config.max_logprobs, "prompt_logprobs is ", p.prompt_logprobs, ", expected at most max_logprobs ",
           config.max_logprobs);
   require(p.stop.empty() || !vocabulary.bytes.empty(),
-          "stop holds strings, but the engine has no vocabulary to match them with: use stop_token_ids");
+          "stop holds strings, but the engine has no vocabulary to match them with: use lists of ids");
+  require(p.bad_words.empty() || !vocabulary.bytes.empty(),
+          "bad_words holds strings, but the engine has no vocabulary to match them with: use lists of ids");
+  const auto check_id = [&](const char* name, int32_t id) {
+    require(id < executor().model().vocab_size, name, " holds ", id, ", expected ids of the vocabulary, 0 to ",
+            executor().model().vocab_size - 1);
+  };
+  const auto check_phrases = [&](const char* name, const std::vector<std::vector<int32_t>>& phrases) {
+    for (const auto& phrase : phrases) {
+      require(phrase.size() <= size_t(config.max_model_len), name, " holds a phrase of ", phrase.size(),
+              " ids, expected at most max_model_len ", config.max_model_len);
+      for (int32_t id : phrase) check_id(name, id);
+    }
+  };
+  check_phrases("bad_words", p.bad_words_ids);
+  check_phrases("stop", p.stop_phrases);
+  for (const auto& [id, bias] : p.logit_bias) check_id("logit_bias", id);
+  for (int32_t id : p.allowed_token_ids) check_id("allowed_token_ids", id);
+  for (int32_t id : p.stop_token_ids) check_id("stop_token_ids", id);
 }
 
 std::shared_ptr<Sequence> Engine::Impl::make_sequence(std::span<const int32_t> prompt, const SamplingParams& params) const {
@@ -105,12 +123,27 @@ std::shared_ptr<Sequence> Engine::Impl::make_sequence(std::span<const int32_t> p
   s->tokens.assign(prompt.begin(), prompt.end());
   s->prompt_length = int32_t(prompt.size());
   s->params = params;
-  s->forks = params.n - 1;
-  s->scored = std::max(1, params.prompt_logprobs_start);
   s->max_length = int32_t(std::min<int64_t>(int64_t(prompt.size()) + params.max_tokens, config.max_model_len));
-  const int32_t blocks = scheduler.pool().blocks_for(s->max_length);
-  require(blocks <= scheduler.pool().size(), "the request needs ", blocks, " pages of the KV cache for ", s->max_length,
-          " tokens, but there are ", scheduler.pool().size(), ": raise kv_cache_memory, or shorten the prompt or max_tokens");
+  s->top_p = params.top_p;
+  const auto rules = std::make_shared<const Rules>(params, executor().model().eos_token_ids, vocabulary);
+  s->processors = Processors(rules, prompt);
+  s->forks = params.n - 1;
+  if (params.beam_width > 1) {
+    const auto ends = int32_t(rules->ends.size());
+    s->group = std::make_shared<BeamGroup>(
+        BeamGroup{.search = BeamSearch(params, ends, s->max_length - s->prompt_length), .leader = s, .beams = {}});
+  }
+  s->scored = std::max(1, params.prompt_logprobs_start);
+  const int64_t width = params.beam_width, shared = s->prompt_length / config.block_size;  // pages of the prompt
+  const int64_t blocks = shared + width * (scheduler.pool().blocks_for(s->max_length) - shared);
+  require(blocks <= scheduler.pool().size(), "the request needs ", blocks, " pages of the KV cache for ", width > 1 ? "beams of " : "",
+          s->max_length, " tokens, but there are ", scheduler.pool().size(),
+          ": raise kv_cache_memory, or shorten the prompt or max_tokens");
+  require(width <= executor().limits().seqs, "beam_width is ", width, ", expected at most max_num_seqs and max_num_batched_tokens (",
+          executor().limits().seqs, ")");
+  const int64_t edits = width * rules->most_words(s->max_length, executor().model().vocab_size), most = executor().limits().edit_words;
+  require(edits <= most, "penalties, logit_bias, bad_words and allowed_token_ids may take ", edits, " words of a step's ", most,
+          ": expected fewer or longer bad_words, or fewer ids");
   return s;
 }
 
@@ -135,6 +168,8 @@ void Engine::Impl::step(std::vector<Delta>& deltas) {
   const auto begin = Clock::now();
   try {
     read_inbox(deltas);
+    if (scheduler.needs_tokens())
+      for (; !flying.empty(); flying.pop_front()) settle(flying.front(), deltas);
     StepPlan plan = scheduler.schedule(flying.empty() ? 0 : (flying.back().slot + 1) % executor().limits().slots);
     const int32_t tokens = plan.tokens;
     if (tokens > 0) buffer.fill(plan, limit);

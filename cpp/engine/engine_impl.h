@@ -13,6 +13,9 @@
 
 namespace neox {
 
+/// Of sample i of a step, which drew or scored `id`.
+TokenLogprob token_logprob(const Executor::Result& result, size_t i, int32_t id, int32_t top_n);
+
 /// Two locks: `stepping` is held through a step, `inbox` for the moment in which submit, cancel and stats look in.
 struct Engine::Impl {
   explicit Impl(const EngineConfig& config);
@@ -34,9 +37,21 @@ struct Engine::Impl {
   void read_inbox(std::vector<Delta>& deltas);
   void settle(const StepPlan& plan, std::vector<Delta>& deltas);
   void advance(const Chunk& chunk, const Executor::Result& result, size_t first, std::vector<Delta>& deltas);
+  void take_scores(const Chunk& chunk, const Executor::Result& result, size_t first);
   void draw(const Chunk& chunk, const Executor::Result& result, size_t first, std::vector<Delta>& deltas);
+  BeamEnd end_by_token(const Sequence& s, std::span<const int32_t> tokens) const;
   void append(Sequence& s, int32_t position, const Sample& sample, Delta& delta) const;
   void cut_text(Sequence& s, int32_t generated, Delta& delta) const;
+
+  // outcome_beams.cpp: the same for beams
+  void advance_beams(std::span<const Chunk> chunks, const Executor::Result& result, size_t first, size_t candidate,
+                     std::vector<Delta>& deltas);
+  void continue_beams(Sequence& leader, const std::vector<Continuation>& next,
+                      const std::vector<std::shared_ptr<const TokenLogprob>>& made);
+  BeamEnd end_of(const Sequence& beam, const Continuation& c) const;
+  void tell_hypotheses(Sequence& leader, std::vector<Delta>& deltas);
+
+  // outcome.cpp
   void fail_request(Sequence& s, const Error& why, std::vector<Delta>& deltas);
   Error explain(const Sequence& s, int32_t position, const Sample& sample);
   void end(Sequence& s);

@@ -35,13 +35,14 @@ Executor::Executor(EngineConfig& config, HostGroup& group, std::vector<std::stri
   if (unfused && !on_gpu()) warnings.push_back("attention is 'unfused', which is for CUDA: the CPU has one attention, and uses it");
   complete_limits(config);
   load(config, warnings);
+  const int32_t logit_rows = on_gpu() ? 256 : 64;
   backend_->reserve({.tokens = limits_.tokens,
                      .kv = config.max_model_len,
                      .heads = int32_t(shard_.share(model_config_.num_attention_heads)),
                      .head_dim = model_config_.head_dim(),
-                     .vocab = model_config_.vocab_size});
+                     .vocab = model_config_.vocab_size,
+                     .logit_rows = logit_rows});
   arena_ = std::make_unique<Arena>(*backend_);
-  const int32_t logit_rows = on_gpu() ? 256 : 64;
   activations_ =
       make_activations(*arena_, model_config_, shard_, backend_->activation_dtype(dtype_named(config.dtype)), limits_.tokens, logit_rows);
   if (on_gpu() && group.size() == 1) limits_.recorded = shapes_to_record(limits_, logit_rows);
@@ -74,10 +75,11 @@ void Executor::make_buffers(const EngineConfig& config) {
   const auto samples = size_t(limits_.slots) * size_t(limits_.samples());
   results_.resize(size_t(limits_.slots)), marks_.resize(size_t(limits_.slots));
   max_logprobs_ = config.max_logprobs;
-  step_buffer_ = Buffer(*backend_, StepBuffer(limits_, model_config_.eos_token_ids).capacity());
+  step_buffer_ = Buffer(*backend_, StepBuffer(limits_).capacity());
   samples_ = Buffer(*backend_, samples * sizeof(Sample));
   top_ids_ = Buffer(*backend_, samples * size_t(config.max_logprobs) * sizeof(int32_t));
   top_logprobs_ = Buffer(*backend_, samples * size_t(config.max_logprobs) * sizeof(float));
+  candidates_ = Buffer(*backend_, size_t(limits_.slots) * size_t(limits_.candidates()) * sizeof(Candidate));
 }
 
 void Executor::complete_limits(EngineConfig& c) {
@@ -94,8 +96,8 @@ void Executor::complete_limits(EngineConfig& c) {
   require(c.block_size >= 16 && c.block_size % 16 == 0 && c.block_size <= 1024, "block_size is ", c.block_size,
           ", expected a multiple of 16 up to 1024");
   require(c.max_logprobs >= 0 && c.max_logprobs <= 1024, "max_logprobs is ", c.max_logprobs, ", expected 0 to 1024");
-  require(model_config_.eos_token_ids.size() <= size_t(kMaxBansPerSeq) / 2, c.model, " has ", model_config_.eos_token_ids.size(),
-          " EOS ids, expected at most ", kMaxBansPerSeq / 2);
+  require(model_config_.eos_token_ids.size() <= size_t(kMaxEndIds), c.model, " has ", model_config_.eos_token_ids.size(),
+          " EOS ids, expected at most ", kMaxEndIds);
   require(c.kv_cache_memory >= 0, "kv_cache_memory is ", c.kv_cache_memory, ", expected bytes, or 0 for what is sensible");
   limits_ = {.tokens = c.max_num_batched_tokens,
              .seqs = std::min(c.max_num_seqs, c.max_num_batched_tokens),
@@ -147,13 +149,28 @@ int32_t Executor::sample(const StepBuffer& buffer, const Tensor& logits, int32_t
     backend_->sample({.logits = logits,
                       .rows = buffer.sample_rows(base) + done,
                       .count = end - done,
-                      .bans = buffer.bans(base),
+                      .edits = buffer.edits(base),
                       .out = samples_.data<Sample>(),
                       .top_ld = max_logprobs_,
                       .top_ids = top_ids_.data<int32_t>(),
                       .top_logprobs = top_logprobs_.data<float>(),
                       .first = first});
   return end;
+}
+
+void Executor::beam_candidates(const StepBuffer& buffer, const Tensor& logits, int32_t first) {
+  if (buffer.beam_rows() == 0) return;
+  const auto* base = step_buffer_.data<const int32_t>();
+  backend_->beam_candidates({.logits = logits,
+                             .rows = buffer.beam_rows(base),
+                             .count = buffer.beam_rows(),
+                             .edits = buffer.edits(base),
+                             .candidates = candidates_.data<Candidate>(),
+                             .out = samples_.data<Sample>(),
+                             .top_ld = max_logprobs_,
+                             .top_ids = top_ids_.data<int32_t>(),
+                             .top_logprobs = top_logprobs_.data<float>(),
+                             .first = first});
 }
 
 /// All ops of a step that lies in the device's step buffer.
@@ -167,13 +184,14 @@ void Executor::run(const StepBuffer& buffer) {
     count = std::min(model_->logit_rows(), step.outs - first);
     const Tensor logits = model_->logits(step, first, count);
     done = sample(buffer, logits, first, done);
+    beam_candidates(buffer, logits, first);
     for (; sink != buffer.sinks().end() && sink->out_row < first + count; ++sink)
       backend_->download(sink->to, logits.row(sink->out_row - first), size_t(logits.cols) * sizeof(float));
   }
 }
 
 void Executor::record_steps() {
-  StepBuffer buffer(limits_, {});
+  StepBuffer buffer(limits_);
   for (int32_t i = 0; i < int32_t(limits_.recorded.size()); i++) {
     buffer.fill_padding(i);
     backend_->upload(step_buffer_.data(), buffer.data(), buffer.bytes());
@@ -207,6 +225,10 @@ void Executor::download(const StepBuffer& buffer) {
     backend_->download(result.top_ids.data(), top_ids_.data<int32_t>() + first * max_logprobs_, top * sizeof(int32_t));
     backend_->download(result.top_logprobs.data(), top_logprobs_.data<float>() + first * max_logprobs_, top * sizeof(float));
   }
+  result.candidates.resize(size_t(buffer.candidates()));
+  if (buffer.candidates() > 0)
+    backend_->download(result.candidates.data(), candidates_.data<Candidate>() + int64_t(buffer.ring_slot()) * limits_.candidates(),
+                       result.candidates.size() * sizeof(Candidate));
   marks_[buffer.ring_slot()] = backend_->mark();
 }
 

@@ -26,6 +26,7 @@ class Executor {
     int32_t top_ld = 0;  // room for each sample's most probable ids; 0 if none were asked for
     std::vector<int32_t> top_ids;
     std::vector<float> top_logprobs;
+    std::vector<Candidate> candidates;  // of the plan's beams
   };
   /// Starts a step. `buffer` may change once this returns.
   void enqueue(const StepBuffer& buffer);
@@ -54,6 +55,7 @@ class Executor {
   void record_steps();
   void run(const StepBuffer& buffer);
   void download(const StepBuffer& buffer);
+  void beam_candidates(const StepBuffer& buffer, const Tensor& logits, int32_t first);
   int32_t sample(const StepBuffer& buffer, const Tensor& logits, int32_t first, int32_t done);
 
   HostGroup& group_;
@@ -71,6 +73,7 @@ class Executor {
   Buffer step_buffer_;             // the block on the device
   Buffer samples_;                 // [slots, samples] Sample on the device: the ring
   Buffer top_ids_, top_logprobs_;  // [slots, samples, max_logprobs]
+  Buffer candidates_;              // [slots, candidates] Candidate
   int32_t max_logprobs_ = 0;
   std::vector<Result> results_;  // [slots]
   std::vector<uint64_t> marks_;  // [slots] when a slot's result is whole

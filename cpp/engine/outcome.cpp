@@ -57,18 +57,33 @@ void Engine::Impl::cut_text(Sequence& s, int32_t generated, Delta& delta) const 
   s.held += kept;
 }
 
+static bool ends_phrase(std::span<const int32_t> tokens, const std::vector<std::vector<int32_t>>& phrases) {
+  return std::any_of(phrases.begin(), phrases.end(), [&](const std::vector<int32_t>& phrase) {
+    return tokens.size() >= phrase.size() && std::equal(phrase.begin(), phrase.end(), tokens.end() - ptrdiff_t(phrase.size()));
+  });
+}
+
+/// Whether a sequence ends with the last of `tokens`, but for what its text says.
+BeamEnd Engine::Impl::end_by_token(const Sequence& s, std::span<const int32_t> tokens) const {
+  const SamplingParams& p = s.params;
+  const auto last_in = [&](const std::vector<int32_t>& ids) { return std::find(ids.begin(), ids.end(), tokens.back()) != ids.end(); };
+  if ((!p.ignore_eos && last_in(executor().model().eos_token_ids)) || last_in(p.stop_token_ids))
+    return {.reason = FinishReason::stop, .stop_token = tokens.back()};
+  const auto length = int32_t(tokens.size());
+  if (length - s.prompt_length >= p.min_tokens && ends_phrase(tokens, p.stop_phrases)) return {.reason = FinishReason::stop};
+  return {.reason = length >= s.max_length ? FinishReason::length : FinishReason::none};
+}
+
 void Engine::Impl::append(Sequence& s, int32_t position, const Sample& sample, Delta& delta) const {
   if (position < s.length()) s.tokens[size_t(position)] = sample.id;  // where the plan left a note that it was being drawn
   else s.tokens.push_back(sample.id);
   delta.token_ids.push_back(sample.id);
   if (size_t(sample.id) < vocabulary.bytes.size()) s.held += vocabulary.bytes[size_t(sample.id)];
-  const auto holds = [&](const std::vector<int32_t>& ids) { return std::find(ids.begin(), ids.end(), sample.id) != ids.end(); };
-  if ((!s.params.ignore_eos && holds(executor().model().eos_token_ids)) || holds(s.params.stop_token_ids)) {
-    s.finish = FinishReason::stop;
-    delta.stop_token = sample.id;
-  } else if (position + 1 >= s.max_length) {
-    s.finish = FinishReason::length;
-  }
+  s.processors.see(sample.id);
+  const SamplingParams& p = s.params;
+  if (p.top_p_decay < 1) s.top_p = sample.id == p.top_p_reset_id ? p.top_p : std::max(s.top_p * p.top_p_decay, p.top_p_min);
+  BeamEnd end = end_by_token(s, std::span(s.tokens).first(size_t(position) + 1));
+  s.finish = end.reason, delta.stop_token = end.stop_token;
   cut_text(s, position + 1 - s.prompt_length, delta);
   delta.finish = s.finish;
 }
@@ -87,19 +102,32 @@ void Engine::Impl::fail_request(Sequence& s, const Error& why, std::vector<Delta
   end(s);
 }
 
-static TokenLogprob token_logprob(const Executor::Result& r, size_t i, int32_t id, int32_t top_n) {
+TokenLogprob token_logprob(const Executor::Result& r, size_t i, int32_t id, int32_t top_n) {
   TokenLogprob out{.id = id, .logprob = r.samples[i].logprob, .rank = r.samples[i].rank, .top = {}};
   for (size_t k = i * size_t(r.top_ld); k < i * size_t(r.top_ld) + size_t(std::max(top_n, 0)); k++)
     if (r.top_ids[k] >= 0) out.top.emplace_back(r.top_ids[k], r.top_logprobs[k]);
   return out;
 }
 
+void Engine::Impl::take_scores(const Chunk& c, const Executor::Result& r, size_t first) {
+  Sequence& s = *c.sequence;
+  for (int32_t i = 0; i < c.scores; i++)
+    s.prompt_scores.push_back(token_logprob(r, first + size_t(i), s.tokens[size_t(c.first_score + i)], s.params.prompt_logprobs));
+}
+
 void Engine::Impl::settle(const StepPlan& plan, std::vector<Delta>& deltas) {
   const Executor::Result& result = ranks.collect(plan.slot);
-  size_t first = 0;
-  for (const Chunk& chunk : plan.chunks) {
-    advance(chunk, result, first, deltas);
-    first += size_t(chunk.samples());
+  size_t first = 0, candidate = 0;
+  for (auto chunk = plan.chunks.begin(); chunk != plan.chunks.end();) {
+    auto end = chunk + 1;
+    if (chunk->candidates > 0) {  // all beams of a group at once
+      const auto same = [&](const Chunk& c) { return c.candidates > 0 && c.sequence->group == chunk->sequence->group; };
+      end = std::find_if_not(chunk, plan.chunks.end(), same);
+      advance_beams({chunk, end}, result, first, candidate, deltas);
+    } else {
+      advance(*chunk, result, first, deltas);
+    }
+    for (; chunk != end; ++chunk) first += size_t(chunk->samples()), candidate += size_t(chunk->candidates);
   }
 }
 
@@ -110,8 +138,7 @@ void Engine::Impl::advance(const Chunk& c, const Executor::Result& r, size_t fir
   const auto bad = std::find_if(begin, begin + c.samples(), [](const Sample& x) { return x.flags != 0; });
   if (bad != begin + c.samples()) return fail_request(s, explain(s, c.start + c.count, *bad), deltas);
   if (c.samples() > 0) scheduler.publish(c);
-  for (int32_t i = 0; i < c.scores; i++)
-    s.prompt_scores.push_back(token_logprob(r, first + size_t(i), s.tokens[size_t(c.first_score + i)], s.params.prompt_logprobs));
+  take_scores(c, r, first);
   if (c.draws > 0) return draw(c, r, first + size_t(c.scores), deltas);
   if (c.start + c.count < s.prompt_length || s.generated() > 0) return;  // there is more to compute
   s.finish = FinishReason::length;                                       // nothing is to be generated

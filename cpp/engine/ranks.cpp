@@ -54,11 +54,12 @@ void Rank::report(const StepBuffer& buffer) {
   send(r.samples);
   send(r.top_ids);
   send(r.top_logprobs);
+  send(r.candidates);
   for (const auto& sink : buffer.sinks()) send(std::span(sink.to, size_t(executor_.model().vocab_size)));
 }
 
 std::string Rank::follow() {
-  StepBuffer buffer(executor_.limits(), {});
+  StepBuffer buffer(executor_.limits());
   for (;;) {
     const size_t bytes = group_.recv(0, Channel::steps, buffer.message(), buffer.capacity(), HostGroup::Patience::forever);
     buffer.read_message(bytes, samples() ? &logits_ : nullptr);
@@ -119,7 +120,8 @@ void Ranks::enqueue(StepBuffer& buffer) {
   tell(buffer);
   own_->run(buffer);
   const size_t samples = size_t(buffer.samples()), top = buffer.top_n() > 0 ? samples * size_t(max_logprobs_) : 0;
-  if (!own_->samples()) due_[size_t(buffer.ring_slot())] = {.samples = samples, .top = top, .sinks = buffer.sinks()};
+  if (!own_->samples())
+    due_[size_t(buffer.ring_slot())] = {.samples = samples, .top = top, .candidates = size_t(buffer.candidates()), .sinks = buffer.sinks()};
 }
 
 void Ranks::receive(int from, Channel channel, void* data, size_t bytes) {
@@ -134,10 +136,11 @@ const Executor::Result& Ranks::collect(int32_t slot) {
   group_->doing.what = "results", group_->doing.nth = 0;
   const int from = group_->size() - executor().shard().ranks;
   r.top_ld = due.top > 0 ? max_logprobs_ : 0;
-  r.samples.resize(due.samples), r.top_ids.resize(due.top), r.top_logprobs.resize(due.top);
+  r.samples.resize(due.samples), r.top_ids.resize(due.top), r.top_logprobs.resize(due.top), r.candidates.resize(due.candidates);
   receive(from, Channel::results, r.samples.data(), due.samples * sizeof(Sample));
   receive(from, Channel::results, r.top_ids.data(), due.top * sizeof(int32_t));
   receive(from, Channel::results, r.top_logprobs.data(), due.top * sizeof(float));
+  receive(from, Channel::results, r.candidates.data(), due.candidates * sizeof(Candidate));
   for (const auto& sink : due.sinks) receive(from, Channel::results, sink.to, size_t(executor().model().vocab_size) * sizeof(float));
   return r;
 }
@@ -147,9 +150,9 @@ std::string Ranks::locate_non_finite(const Sequence& sequence, int32_t length) {
   exact.recorded.clear();
   if (sequence.table.size() * exact.block_size < length) return "a place that cannot be told, its pages being gone";
   const auto copy = std::make_shared<Sequence>(sequence);  // the same numbers go to the same places of its pages
-  copy->logits_out = nullptr, copy->params = {};
+  copy->logits_out = nullptr, copy->params = {}, copy->group = nullptr;
   int32_t where = Executor::kAllFinite;
-  StepBuffer buffer(exact, {});
+  StepBuffer buffer(exact);
   for (int32_t start = 0, count; start < length; start += count) {
     count = std::min(exact.tokens, length - start);
     StepPlan plan{.copies = {}, .chunks = {}, .tokens = count};
@@ -170,7 +173,7 @@ std::string Ranks::locate_non_finite(const Sequence& sequence, int32_t length) {
 }
 
 void Ranks::release(const std::string& word) {
-  StepBuffer buffer(executor().limits(), {});
+  StepBuffer buffer(executor().limits());
   buffer.fill_leave();
   tell(buffer);
   for (int r = 1; r < group_->size(); r++) send_text(*group_, r, Channel::steps, word);

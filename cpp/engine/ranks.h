@@ -58,7 +58,7 @@ class Ranks {
  private:
   /// What the sampling rank is to send of a step, where that is not this one.
   struct Due {
-    size_t samples = 0, top = 0;
+    size_t samples = 0, top = 0, candidates = 0;
     std::vector<StepBuffer::Sink> sinks;
   };
   void start_threads(const EngineConfig& config, std::vector<std::unique_ptr<HostGroup>> groups);

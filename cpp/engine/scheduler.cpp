@@ -6,6 +6,11 @@
 
 namespace neox {
 
+Scheduler::~Scheduler() {
+  while (!waiting_.empty()) remove(waiting_.back().get());
+  while (!running_.empty()) remove(running_.back().get());
+}
+
 Chunk Scheduler::chunk(const Shared& sequence, int32_t count) const {
   const Sequence& s = *sequence;
   Chunk c{.sequence = sequence,
@@ -17,36 +22,52 @@ Chunk Scheduler::chunk(const Shared& sequence, int32_t count) const {
           .draws = 0};
   const int32_t end = c.start + count;
   if (s.scores_prompt()) c.scores = std::max(0, std::min(end + 1, s.prompt_length) - s.scored);
-  if (end == s.length() && !s.logits_out && s.params.max_tokens > 0) c.draws = 1 + (s.generated() == 0 ? s.forks : 0);
+  if (end < s.length() || s.logits_out || s.params.max_tokens == 0) return c;
+  if (s.group) c.candidates = s.group->search.candidates_per_beam();
+  else c.draws = 1 + (s.generated() == 0 ? s.forks : 0);
   return c;
 }
 
-/// Adds a chunk to the plan; false if the step has no room for its samples.
+/// Adds a chunk to the plan; false if the step has no room for its samples or their edits.
 bool Scheduler::take(StepPlan& plan, const Shared& s, int32_t count) const {
   Chunk c = chunk(s, count);
-  if (plan.samples + c.samples() > limits_.samples()) return false;
+  if (c.draws + c.candidates > 0) c.edit_words = s->processors.prepare(s->tokens, s->generated());
+  if (plan.samples + c.samples() > limits_.samples() || plan.edit_words + c.edit_words > limits_.edit_words) return false;
   s->computed += count;
   s->scored += c.scores;
+  if (c.candidates > 0) s->group->flying = true;
   if (c.draws > 0) s->tokens.push_back(-1 - (plan.slot * limits_.samples() + plan.samples + c.scores));
   plan.tokens += count;
   plan.samples += c.samples();
+  plan.edit_words += c.edit_words;
   plan.chunks.push_back(std::move(c));
   return true;
 }
 
-void Scheduler::preempt_youngest() {
-  Sequence& s = *running_.back();
+/// Gives up all pages of a sequence, and of its beams.
+void Scheduler::release(Sequence& s) {
   pool_.release(s.table);
   s.computed = 0;
+  if (!s.group) return;
+  for (const Shared& beam : s.group->beams) {
+    pool_.release(beam->table);
+    beam->computed = 0;
+    beam->preemptions++;
+  }
+}
+
+void Scheduler::preempt_youngest() {
+  Sequence& s = *running_.back();
+  release(s);
   s.preemptions++;
   preemptions_++;
   waiting_.push_front(std::move(running_.back()));
   running_.pop_back();
 }
 
-/// Pages for the first `positions` of s, taken from younger sequences if need be; false if s itself had to go.
-bool Scheduler::make_room(Sequence& s, int32_t positions) {
-  while (!pool_.grow(s.table, pool_.blocks_for(positions))) {
+/// Pages for the first `positions` of a table of s, taken from younger sequences if need be; false if s itself had to go.
+bool Scheduler::make_room(const Sequence& s, BlockTable& table, int32_t positions) {
+  while (!pool_.grow(table, pool_.blocks_for(positions))) {
     const bool self = running_.back().get() == &s;
     preempt_youngest();
     if (self) return false;
@@ -58,7 +79,14 @@ bool Scheduler::make_room(Sequence& s, int32_t positions) {
 bool Scheduler::admit(StepPlan& plan) {
   const Shared sequence = waiting_.front();
   Sequence& s = *sequence;
-  if (!s.knows_all()) return false;  // preempted while its last token is being drawn
+  if (!s.knows_all() || (s.group && s.group->flying)) return false;  // preempted while its last token is being drawn
+  if (rows() + s.rows() > limits_.seqs) return false;
+  if (s.group && !s.group->beams.empty()) {  // its beams are computed again one by one, from the next step on
+    if (pool_.blocks_for(s.group->beams[0]->length()) > pool_.available()) return false;
+    running_.push_back(sequence);
+    waiting_.pop_front();
+    return true;
+  }
   // At least one position is left to compute, and every row that tells a log-prob.
   int32_t reusable = s.length() - 1;
   if (s.scores_prompt()) reusable = std::min(reusable, s.scored - 1);
@@ -79,21 +107,31 @@ bool Scheduler::admit(StepPlan& plan) {
   return true;
 }
 
+/// With stages a sequence runs only once its last token is known.
+bool Scheduler::needs_tokens() const {
+  return stages_ == 1 && std::any_of(running_.begin(), running_.end(), [](const Shared& s) { return s->needs_tokens(); });
+}
+
 /// Sequences in one step, so that every stage has some.
 int32_t Scheduler::most_chunks() const { return (std::min(running() + waiting(), limits_.seqs) + stages_ - 1) / stages_; }
 
 StepPlan Scheduler::schedule(int32_t slot) {
   StepPlan plan;
   plan.slot = slot;
+  pool_.release(copying_);
   const auto most = size_t(most_chunks());
   const auto room = [&] { return plan.tokens < limits_.tokens && plan.chunks.size() < most; };
   for (size_t i = 0; i < running_.size() && room(); i++) {
     const Shared s = running_[i];
+    if (s->group && !s->group->beams.empty()) {
+      plan_beams(plan, s);
+      continue;
+    }
     if (stages_ > 1 && !s->knows_all()) continue;
     const int32_t count = std::min(s->to_compute(), limits_.tokens - plan.tokens);
-    if (count > 0 && make_room(*s, s->computed + count)) take(plan, s, count);
+    if (count > 0 && make_room(*s, s->table, s->computed + count)) take(plan, s, count);
   }
-  while (!waiting_.empty() && room() && running() < limits_.seqs && admit(plan)) {}
+  while (!waiting_.empty() && room() && admit(plan)) {}
   plan.copies = std::move(copies_);
   copies_.clear();
   return plan;
@@ -108,7 +146,7 @@ void Scheduler::fork(const Sequence& parent, Shared child) {
   const int32_t whole = parent.prompt_length / limits_.block_size;
   const bool partial = parent.prompt_length % limits_.block_size != 0;
   const auto place = std::find_if(running_.begin(), running_.end(), [&](const Shared& s) { return s.get() == &parent; });
-  if (place == running_.end() || running() >= limits_.seqs || pool_.available() < int32_t(partial)) {
+  if (place == running_.end() || rows() >= limits_.seqs || pool_.available() < int32_t(partial)) {
     child->computed = 0;  // it computes the prompt again, but for what the prefix cache holds
     waiting_.push_front(std::move(child));
     return;
@@ -117,7 +155,7 @@ void Scheduler::fork(const Sequence& parent, Shared child) {
   child->computed = parent.prompt_length;
   if (partial) {
     pool_.grow(child->table, whole + 1);
-    copies_.emplace_back(parent.table.blocks[size_t(whole)], child->table.blocks[size_t(whole)]);
+    copy_page(parent.table, child->table);
   }
   const auto after = std::find_if(place, running_.end(), [&](const Shared& s) { return s->request_id != parent.request_id; });
   running_.insert(after, std::move(child));
@@ -133,7 +171,9 @@ void Scheduler::remove(const Sequence* sequence) {
     out = *w;
     waiting_.erase(w);
   }
-  if (out) pool_.release(out->table);
+  if (!out) return;
+  release(*out);
+  if (out->group) out->group->beams.clear();  // which hold the group that holds them
 }
 
 void Scheduler::each_of(uint64_t request_id, const std::function<void(Sequence&)>& fn) {

@@ -18,15 +18,22 @@ class Scheduler {
   /// still being drawn.
   Scheduler(const StepLimits& limits, int32_t blocks, bool prefix_caching, int32_t stages = 1)
       : limits_(limits), stages_(stages), pool_(blocks, limits.block_size, prefix_caching) {}
+  ~Scheduler();
+  Scheduler(const Scheduler&) = delete;
 
   void add(std::shared_ptr<Sequence> sequence) { waiting_.push_back(std::move(sequence)); }
   /// Plans a step that will use `slot` of the ring of samples. Steps may be planned ahead: a token that is being drawn is then known by its
   /// place in that ring.
   StepPlan schedule(int32_t slot);
+  /// Whether the next step has to know what the last one drew.
+  bool needs_tokens() const;
   /// A chunk has run and its logits were finite: whole pages up to its end may be found by others.
   void publish(const Chunk& chunk);
   /// A child that goes on where its parent's prompt ends, on the parent's pages.
   void fork(const Sequence& parent, std::shared_ptr<Sequence> child);
+  /// Gives the beams of a group, whose tokens have been set, the pages of the beams before them that they continue: parents[i] of those, or
+  /// of the one that computed the prompt. Younger sequences make room, if need be.
+  void branch(Sequence& leader, const std::vector<int32_t>& parents);
   /// Takes a sequence out and gives its pages back.
   void remove(const Sequence* sequence);
   void each_of(uint64_t request_id, const std::function<void(Sequence&)>& fn);  // fn may remove it
@@ -39,8 +46,14 @@ class Scheduler {
 
  private:
   using Shared = std::shared_ptr<Sequence>;  // with the plans that are on their way
+  void release(Sequence& s);
   void preempt_youngest();
-  bool make_room(Sequence& s, int32_t positions);
+  bool make_room(const Sequence& s, BlockTable& table, int32_t positions);
+  void copy_page(const BlockTable& from, BlockTable& to);
+  void plan_beams(StepPlan& plan, const Shared& leader);
+  bool recompute_beams(StepPlan& plan, const Shared& leader);
+  bool is_running(const Sequence& s) const;
+  int32_t rows() const;
   bool admit(StepPlan& plan);
   bool take(StepPlan& plan, const Shared& s, int32_t count) const;
   int32_t most_chunks() const;
@@ -52,6 +65,7 @@ class Scheduler {
   std::vector<Shared> running_;  // oldest first
   std::deque<Shared> waiting_;
   std::vector<std::pair<int32_t, int32_t>> copies_;  // of pages, due with the next step
+  BlockTable copying_;                               // these pages, that nobody else may have until then
   int64_t preemptions_ = 0, tokens_cached_ = 0;
 };
 

@@ -10,7 +10,10 @@
 namespace neox {
 
 static_assert(sizeof(SampleRow) % sizeof(int32_t) == 0 && alignof(SampleRow) == alignof(int32_t));
-constexpr int32_t kSampleWords = sizeof(SampleRow) / sizeof(int32_t);
+static_assert(sizeof(Edit) == 4 * sizeof(int32_t) && alignof(Edit) == alignof(int32_t) && alignof(EditRow) == alignof(int32_t));
+constexpr int32_t kSampleWords = sizeof(SampleRow) / sizeof(int32_t), kEditRowWords = sizeof(EditRow) / sizeof(int32_t);
+constexpr int32_t kBeamRowWords = sizeof(BeamRow) / sizeof(int32_t);
+constexpr int32_t kEditWords = sizeof(Edit) / sizeof(int32_t);
 
 bool StepShape::holds(const StepShape& s) const {
   return tokens >= s.tokens && seqs >= s.seqs && outs >= s.outs && samples >= s.samples && max_q >= s.max_q && max_kv >= s.max_kv;
@@ -44,14 +47,15 @@ StepBuffer::Offsets StepBuffer::place(const StepShape& s, int32_t blocks_per_seq
           .kv_len = list(s.seqs),
           .out_rows = list(s.outs),
           .samples = list(s.samples * kSampleWords),
+          .edit_rows = list(s.seqs * kEditRowWords),
+          .beam_rows = list(s.seqs * kBeamRowWords),
           .blocks = list(s.seqs * blocks_per_seq),
-          .bans = list(s.seqs * kMaxBansPerSeq),
-          .end = end};
+          .edits = end};
 }
 
-StepBuffer::StepBuffer(const StepLimits& limits, const std::vector<int32_t>& eos) : limits_(limits), eos_(eos) {
+StepBuffer::StepBuffer(const StepLimits& limits) : limits_(limits) {
   const int32_t copies = 2 * limits.samples(), sinks = limits.tokens;  // a pair of pages for each sample that branches off
-  words_.resize(size_t(place(limits.largest(), limits.blocks_per_seq).end + copies + sinks));
+  words_.resize(size_t(place(limits.largest(), limits.blocks_per_seq).edits + limits.edit_words + copies + sinks));
 }
 
 void StepBuffer::begin(const StepShape& s, int32_t recorded) {
@@ -97,11 +101,17 @@ void StepBuffer::pad() {
   auto* rows = reinterpret_cast<SampleRow*>(list(at_.samples));
   std::fill(rows + used_.samples, rows + words_[kSamples], SampleRow{.row = -1});
   words_[kRealSamples] = used_.samples;
+  words_[kEditRows] = words_[kRecorded] < 0 ? used_.edit_rows : words_[kSeqs];
+  auto* edit_rows = reinterpret_cast<EditRow*>(list(at_.edit_rows));
+  std::fill(edit_rows + used_.edit_rows, edit_rows + words_[kEditRows], EditRow{.row = -1});
+  words_[kBeamRows] = words_[kRecorded] < 0 ? used_.beam_rows : words_[kSeqs];
+  auto* beam_rows = reinterpret_cast<BeamRow*>(list(at_.beam_rows));
+  std::fill(beam_rows + used_.beam_rows, beam_rows + words_[kBeamRows], BeamRow{.row = -1});
 }
 
 /// What has no fixed place comes last: pages to copy, and which logits rows a caller asked for.
 void StepBuffer::finish(const StepPlan& plan) {
-  int32_t at = words_[kCopiesAt] = at_.bans + used_.bans;
+  int32_t at = words_[kCopiesAt] = at_.edits + used_.edit_words;
   assert(size_t(at) + 2 * plan.copies.size() + sinks_.size() <= words_.size());
   for (const auto& [from, to] : plan.copies) words_[size_t(at++)] = from, words_[size_t(at++)] = to;
   words_[kCopies] = int32_t(plan.copies.size());
@@ -147,8 +157,10 @@ void StepBuffer::add(const Chunk& c) {
     add_score(s, scored, add_out(token + scored - 1 - c.start));
   if (c.draws > 0) {
     const int32_t out_row = add_out(token + c.count - 1);
-    for (int32_t i = 0; i < c.draws; i++) add_draw(c, s.index + i, out_row);
+    const int32_t edit = add_edits(c, out_row);
+    for (int32_t i = 0; i < c.draws; i++) add_draw(c, s.index + i, out_row, edit);
   }
+  if (c.candidates > 0) add_beam(c, add_out(token + c.count - 1));
   used_.tokens += c.count, used_.seqs++;
 }
 
@@ -169,31 +181,60 @@ void StepBuffer::add_score(const Sequence& s, int32_t position, int32_t out_row)
   add_sample({.row = out_row, .token = s.tokens[size_t(position)], .position = position, .top_n = s.params.prompt_logprobs});
 }
 
-void StepBuffer::add_draw(const Chunk& c, int32_t index, int32_t out_row) {
+void StepBuffer::add_draw(const Chunk& c, int32_t index, int32_t out_row, int32_t edit) {
   const Sequence& s = *c.sequence;
   const SamplingParams& p = s.params;
-  const int32_t position = c.start + c.count, generated = position - s.prompt_length;
-  SampleRow row{.row = out_row,
-                .seed_lo = uint32_t(s.seed),
-                .seed_hi = uint32_t(s.seed >> 32),
-                .index = index,
-                .position = position,
-                .temperature = p.temperature,
-                .top_p = p.top_p,
-                .min_p = p.min_p,
-                .top_k = p.top_k,
-                .top_n = std::max(p.logprobs, 0)};
-  row.bans_begin = used_.bans;
-  if (generated < p.min_tokens && index == s.index) {
-    auto ban = [&](int32_t id) { list(at_.bans)[used_.bans++] = id; };
-    if (!p.ignore_eos) std::for_each(eos_.begin(), eos_.end(), ban);
-    std::for_each(p.stop_token_ids.begin(), p.stop_token_ids.end(), ban);
-    assert(used_.bans <= words_[kSeqs] * kMaxBansPerSeq);
-  } else if (generated < p.min_tokens) {  // a sample that branches off here: the same bans
-    row.bans_begin = sample_rows(words_.data())[used_.samples - 1].bans_begin;
-  }
-  row.bans_end = used_.bans;
-  add_sample(row);
+  add_sample({.row = out_row,
+              .seed_lo = uint32_t(s.seed),
+              .seed_hi = uint32_t(s.seed >> 32),
+              .index = p.first_index + index,
+              .position = c.start + c.count,
+              .temperature = p.temperature,
+              .top_p = s.top_p,
+              .min_p = p.min_p,
+              .typical_p = p.typical_p,
+              .top_k = p.top_k,
+              .edit = edit,
+              .top_n = std::max(p.logprobs, 0)});
+}
+
+void StepBuffer::add_beam(const Chunk& c, int32_t out_row) {
+  const int32_t top_n = std::max(c.sequence->params.logprobs, 0), first = words_[kCandidates];
+  reinterpret_cast<BeamRow*>(list(at_.beam_rows))[used_.beam_rows++] = {.row = out_row,
+                                                                        .out = words_[kRingSlot] * limits_.samples() + used_.samples,
+                                                                        .limit = limit_,
+                                                                        .edit = add_edits(c, out_row),
+                                                                        .first = words_[kRingSlot] * limits_.candidates() + first,
+                                                                        .count = c.candidates,
+                                                                        .top_n = top_n};
+  words_[kCandidates] = first + c.candidates;
+  add_sample({.row = -1, .top_n = top_n});  // its place among the samples
+}
+
+/// Of a chunk that has any, else -1. Edits and ids share one block: two views of the same words.
+int32_t StepBuffer::add_edits(const Chunk& c, int32_t out_row) {
+  if (c.edit_words == 0) return -1;
+  const Processors& p = c.sequence->processors;
+  int32_t& used = used_.edit_words;
+  used = (used + kEditWords - 1) / kEditWords * kEditWords;
+  EditRow row{.row = out_row, .edits_begin = used / kEditWords, .logprobs = c.candidates > 0};
+  std::copy(p.edits().begin(), p.edits().end(), reinterpret_cast<Edit*>(list(at_.edits)) + row.edits_begin);
+  row.edits_end = row.edits_begin + int32_t(p.edits().size());
+  row.allowed_begin = row.edits_end * kEditWords, row.allowed_end = row.allowed_begin + int32_t(p.allowed().size());
+  row.bans_begin = row.allowed_end, row.bans_end = row.bans_begin + int32_t(p.bans().size());
+  std::copy(p.allowed().begin(), p.allowed().end(), list(at_.edits) + row.allowed_begin);
+  std::copy(p.bans().begin(), p.bans().end(), list(at_.edits) + row.bans_begin);
+  used = row.bans_end;
+  assert(used <= limits_.edit_words && used_.edit_rows < words_[kSeqs]);
+  reinterpret_cast<EditRow*>(list(at_.edit_rows))[used_.edit_rows] = row;
+  return used_.edit_rows++;
+}
+
+Edits StepBuffer::edits(const int32_t* base) const {
+  return {.rows = reinterpret_cast<const EditRow*>(base + at_.edit_rows),
+          .count = words_[kEditRows],
+          .edits = reinterpret_cast<const Edit*>(base + at_.edits),
+          .ids = base + at_.edits};
 }
 
 Step StepBuffer::step(const int32_t* base) const {

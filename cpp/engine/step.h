@@ -16,18 +16,22 @@ struct Chunk {
   int32_t start, count;         // positions [start, start + count)
   int32_t first_score, scores;  // prompt tokens whose log-probs this chunk gives
   int32_t draws;  // new tokens, at position start + count: one, or one for each sample where a prompt ends; 0 in the middle of a prompt
-  int32_t samples() const { return scores + draws; }
-  int32_t outs() const { return sequence->logits_out ? count : scores + (draws > 0); }
+  int32_t candidates = 0;  // of a beam: how many continuations are asked, in place of a draw
+  int32_t edit_words = 0;  // of the block of edits, that draws or candidates take
+  int32_t samples() const { return scores + draws + (candidates > 0); }
+  int32_t outs() const { return sequence->logits_out ? count : scores + (draws + candidates > 0); }
 };
 struct StepPlan {
   std::vector<std::pair<int32_t, int32_t>> copies;  // pages to copy before anything else: from, to
   std::vector<Chunk> chunks;
-  int32_t tokens = 0, samples = 0;
+  int32_t tokens = 0, samples = 0, edit_words = 0;
   int32_t slot = 0;  // of the ring: which samples of the device this step writes
 };
 
-constexpr int32_t kMaxSamples = 256;    // SamplingParams::n
-constexpr int32_t kMaxBansPerSeq = 32;  // EOS and stop ids that min_tokens may have to ban
+constexpr int32_t kMaxSamples = 256;  // SamplingParams::n
+constexpr int32_t kMaxEndIds = 16;    // of a model's EOS ids, and of a request's stop ids
+constexpr int32_t kMaxBeamWidth = 64;
+static_assert(2 * kMaxBeamWidth + 2 * kMaxEndIds <= kMaxCandidates);
 
 /// How many of each a step has, or a recorded step has room for.
 struct StepShape {
@@ -42,7 +46,9 @@ struct StepLimits {
   int32_t blocks_per_seq, block_size, vocab;
   int32_t slots = 2;                                        // of the ring of samples: steps that may be on their way at once
   std::vector<StepShape> recorded = {};                     // smaller ones first
+  int32_t edit_words = 1 << 20;                             // of edits, of all draws of a step
   int32_t samples() const { return tokens + kMaxSamples; }  // scores, and draws of which one row may give many
+  int32_t candidates() const { return seqs * kMaxCandidates; }
   StepShape largest() const {
     return {.tokens = tokens, .seqs = seqs, .outs = tokens, .samples = samples(), .max_q = tokens, .max_kv = blocks_per_seq * block_size};
   }
@@ -55,7 +61,7 @@ std::vector<StepShape> shapes_to_record(const StepLimits& limits, int32_t logit_
 /// depends on the step's shape alone, so that a recorded step finds it; the others send no more than they use.
 class StepBuffer {
  public:
-  StepBuffer(const StepLimits& limits, const std::vector<int32_t>& eos);
+  explicit StepBuffer(const StepLimits& limits);
 
   /// Ids >= limit are banned. A step that fits a recorded shape takes it, and is padded.
   void fill(const StepPlan& plan, int32_t limit);
@@ -77,7 +83,10 @@ class StepBuffer {
   /// The step as views into a copy of the block at `base`, in whatever memory.
   Step step(const int32_t* base) const;
   const SampleRow* sample_rows(const int32_t* base) const { return reinterpret_cast<const SampleRow*>(base + at_.samples); }
-  const int32_t* bans(const int32_t* base) const { return base + at_.bans; }
+  Edits edits(const int32_t* base) const;
+  const BeamRow* beam_rows(const int32_t* base) const { return reinterpret_cast<const BeamRow*>(base + at_.beam_rows); }
+  int32_t beam_rows() const { return words_[kBeamRows]; }  // padding counted
+  int32_t candidates() const { return words_[kCandidates]; }
   const int32_t* copies(const int32_t* base) const { return base + words_[kCopiesAt]; }
   int32_t recorded() const { return words_[kRecorded]; }   // which of the recorded shapes it has, or -1
   int32_t ring_slot() const { return words_[kRingSlot]; }  // of the ring of samples, that it writes
@@ -106,34 +115,39 @@ class StepBuffer {
     kRealSamples,
     kCopies,
     kCopiesAt,
+    kEditRows,
+    kBeamRows,
+    kCandidates,
     kTopN,
     kSinks,
     kSinksAt,
     kOrder,
     kUsed,
-    kHeaderWords = 16
+    kHeaderWords = 32
   };
   struct Offsets {  // in words
-    int32_t ids, pos, slot, q_start, kv_len, out_rows, samples, blocks, bans, end;
+    int32_t ids, pos, slot, q_start, kv_len, out_rows, samples, edit_rows, beam_rows, blocks;
+    int32_t edits;  // the last: its own length is not the shape's
   };
   static Offsets place(const StepShape& shape, int32_t blocks_per_seq);
   void begin(const StepShape& shape, int32_t recorded);
   void add(const Chunk& chunk);
   int32_t add_out(int32_t token_row);
   void add_score(const Sequence& s, int32_t position, int32_t out_row);
-  void add_draw(const Chunk& chunk, int32_t index, int32_t out_row);
+  void add_draw(const Chunk& chunk, int32_t index, int32_t out_row, int32_t edit);
+  int32_t add_edits(const Chunk& chunk, int32_t out_row);
+  void add_beam(const Chunk& chunk, int32_t out_row);
   void add_sample(SampleRow row);
   void pad();
   void finish(const StepPlan& plan);
   int32_t* list(int32_t offset) { return words_.data() + offset; }
 
   const StepLimits limits_;
-  const std::vector<int32_t> eos_;
   Offsets at_{};
   std::vector<int32_t> words_;
   std::vector<Sink> sinks_;
   struct {
-    int32_t tokens, seqs, outs, samples, bans;
+    int32_t tokens, seqs, outs, samples, edit_rows, edit_words, beam_rows;
   } used_{};
   int32_t limit_ = 0;
 };

@@ -4,6 +4,7 @@ from ._core import NumericalError, build_info, version
 from .engine import Engine
 from .outputs import CompletionOutput, Delta, EngineInfo, Logprob, RequestOutput, ScoreOutput, Stats
 from .params import SamplingParams
+from .tensors import TensorOutput
 
 __version__ = version()
 
@@ -18,6 +19,7 @@ __all__ = [
     "SamplingParams",
     "ScoreOutput",
     "Stats",
+    "TensorOutput",
     "__version__",
     "build_info",
 ]

@@ -7,6 +7,8 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 from libcpp cimport bool as cpp_bool
 from libcpp.memory cimport unique_ptr
 from libcpp.span cimport span
+from libcpp.string cimport string
+from libcpp.utility cimport pair
 from libcpp.vector cimport vector
 
 from . cimport neox
@@ -68,6 +70,19 @@ cdef float _float(str name, value) except? -1:
         raise TypeError(f"{name} is {value!r}, expected a number") from None
 
 
+cdef int _fill_phrases(str name, phrases, vector[string]& texts, vector[vector[int32_t]]& ids) except -1:
+    cdef vector[int32_t] run
+    for phrase in phrases:
+        if isinstance(phrase, str):
+            texts.push_back(phrase.encode())
+            continue
+        run.clear()
+        for token in phrase:
+            run.push_back(_int32(name, token))
+        ids.push_back(run)
+    return 0
+
+
 cdef int _fill(neox.SamplingParams& c, params) except -1:
     c.max_tokens = _int32("max_tokens", params.max_tokens)
     c.min_tokens = _int32("min_tokens", params.min_tokens)
@@ -79,8 +94,26 @@ cdef int _fill(neox.SamplingParams& c, params) except -1:
         c.seed = _seed(params.seed)
     c.ignore_eos = params.ignore_eos
     c.include_stop_str_in_output = params.include_stop_str_in_output
-    for text in params.stop:
-        c.stop.push_back(text.encode())
+    for name in ("typical_p", "top_p_decay", "top_p_min", "repetition_penalty", "presence_penalty", "frequency_penalty"):
+        _float(name, getattr(params, name))
+    c.typical_p, c.top_p_decay, c.top_p_min = params.typical_p, params.top_p_decay, params.top_p_min
+    c.repetition_penalty, c.presence_penalty, c.frequency_penalty = params.repetition_penalty, params.presence_penalty, params.frequency_penalty
+    c.first_index = _int32("first_index", params.first_index)
+    c.beam_width = _int32("beam_width", params.beam_width)
+    c.length_penalty = _float("length_penalty", params.length_penalty)
+    c.beam_search_diversity_rate = _float("beam_search_diversity_rate", params.beam_search_diversity_rate)
+    if params.early_stopping == "never":
+        c.early_stopping = neox.EarlyStopping.never
+    else:
+        c.early_stopping = neox.EarlyStopping.yes if params.early_stopping else neox.EarlyStopping.no
+    c.top_p_reset_id = _int32("top_p_reset_id", params.top_p_reset_id)
+    c.no_repeat_ngram_size = _int32("no_repeat_ngram_size", params.no_repeat_ngram_size)
+    for token, bias in (params.logit_bias or {}).items():
+        c.logit_bias.push_back(pair[int32_t, float](_int32("logit_bias", token), _float("logit_bias", bias)))
+    for token in params.allowed_token_ids or ():
+        c.allowed_token_ids.push_back(_int32("allowed_token_ids", token))
+    _fill_phrases("stop", params.stop, c.stop, c.stop_phrases)
+    _fill_phrases("bad_words", params.bad_words, c.bad_words, c.bad_words_ids)
     c.n = _int32("n", params.n)
     c.logprobs = -1 if params.logprobs is None else _count("logprobs", params.logprobs)
     c.prompt_logprobs = -1 if params.prompt_logprobs is None else _count("prompt_logprobs", params.prompt_logprobs)

@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import neoxnative
 from neoxnative import Engine, SamplingParams
@@ -109,6 +109,30 @@ def _cells(text: str) -> list[tuple[int, int]]:
     return [(_count(batch), _count(prompt)) for batch, _, prompt in parts]
 
 
+def _pair(text: str) -> tuple[int, float]:
+    try:
+        token, value = text.split("=")
+        return int(token), float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a token id and a number, as in 50=-2.5") from None
+
+
+class _AddPair(argparse.Action):
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), values[0]: values[1]})
+
+
+def _choice(words: Mapping[str, Any]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        if text not in words:
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(words)}")
+        return words[text]
+
+    return read
+
+
 def _add_options(
     group: argparse._ArgumentGroup, source: type[Any], defaults: Mapping[str, Any] = MappingProxyType({}), *, skip: Collection[str] = ()
 ) -> None:
@@ -121,6 +145,14 @@ def _add_options(
         default = defaults.get(name, parameter.default)
         text = documented.get(name, "").replace("%", "%%").replace("None", "unset")
         flag = "--" + name.replace("_", "-")
+        choices = [str(value) for kind in get_args(hints[name]) if get_origin(kind) is Literal for value in get_args(kind)]
+        if choices and bool in get_args(hints[name]):
+            words = {"true": True, "false": False} | {choice: choice for choice in choices}
+            kind_of = _choice(words)
+            group.add_argument(
+                flag, type=kind_of, default=default, metavar="|".join(words), help=f"{text} (default: {str(default).lower()})"
+            )
+            continue
         if bool in (hints[name], *get_args(hints[name])):
             action = "store_true" if default is False else argparse.BooleanOptionalAction
             group.add_argument(flag, action=action, default=default, help=text)
@@ -128,11 +160,16 @@ def _add_options(
         if default is not None and default != ():
             text += f" (default: {default})"
         kinds = get_args(hints[name]) or (hints[name],)
+        if any(get_origin(kind) is Mapping for kind in kinds):
+            group.add_argument(flag, type=_pair, action=_AddPair, metavar="ID=X", help=text + " (may be repeated)")
+            continue
         many = next((kind for kind in (hints[name], *kinds) if get_origin(kind) is Sequence), None)
         kinds = get_args(many) if many else kinds
         kind = next((kind for kind in (int, float) if kind in kinds), str)
         metavar = {int: "N", float: "X", str: "PATH" if os.PathLike[str] in kinds else "NAME"}[kind]
         if many:
-            group.add_argument(flag, type=kind, action="append", default=[], metavar=metavar, help=text + " (may be repeated)")
+            group.add_argument(
+                flag, type=kind, action="append", default=None if default is None else [], metavar=metavar, help=text + " (may be repeated)"
+            )
         else:
             group.add_argument(flag, type=kind, default=default, metavar=metavar, help=text)

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -21,6 +21,7 @@ from .progress import announced
 from .prompts import Prompt, Prompts, TokenPrompt, read_prompt, split_prompts, token_array
 from .ranks import MpiRanks, born_together, collective, mpi_options
 from .requests import Request
+from .tensors import TensorOutput, column, read_params, read_prompts, write_outputs
 from .tokenizer import Tokenizer, load_tokenizer
 
 DEMO_MODEL = Path(__file__).with_name("models") / "classics-7m"
@@ -234,6 +235,73 @@ class Engine:
         with self._turn(lambda: False):
             self._core.forward(ids, out)
         return out
+
+    def generate_ids(
+        self,
+        input_ids: ArrayLike,
+        input_lengths: ArrayLike | None = None,
+        *,
+        request_output_len: ArrayLike = 32,
+        beam_width: int = 1,
+        start_id: int | None = None,
+        end_id: ArrayLike | None = None,
+        runtime_top_k: ArrayLike = 0,
+        runtime_top_p: ArrayLike = 0.0,
+        temperature: ArrayLike = 1.0,
+        repetition_penalty: ArrayLike = 1.0,
+        presence_penalty: ArrayLike = 0.0,
+        min_length: ArrayLike = 0,
+        len_penalty: ArrayLike = 0.0,
+        beam_search_diversity_rate: ArrayLike = 0.0,
+        early_stopping: bool | Literal["never"] = False,
+        random_seed: ArrayLike = 0,
+        bad_words_list: ArrayLike | None = None,
+        stop_words_list: ArrayLike | None = None,
+        top_p_decay: ArrayLike = 1.0,
+        top_p_min: ArrayLike = 1e-6,
+        top_p_reset_ids: ArrayLike = -1,
+        padded_lengths: bool = False,
+    ) -> TensorOutput:
+        """FasterTransformer's call: a batch of ids in, ids, lengths and log-probs out. The names are its own.
+
+        input_ids: integers [B, longest prompt], filled up on the right; input_lengths: [B], None = all as long as that
+        start_id: the prompt of empty rows, which is left out of output_ids
+        end_id: ends a row, a scalar or [B]; None = the model's first EOS id, or its first id where it has none
+        runtime_top_k, runtime_top_p: both 0 is greedy; with top_k alone 0 is a top_p of 1
+        random_seed: with one seed row i has the draws of sample i of a request of that seed; with [B] each row those of sample 0 of its own
+        bad_words_list, stop_words_list: [2, n] or [B, 2, n]: ids end to end, and where each list of them ends, with -1 to fill up
+        padded_lengths: sequence_length counts a prompt's padding, as FasterTransformer's does
+        The others are a scalar, [1] or [B] each. A row that fails raises its error.
+        """
+        prompts = list(read_prompts(input_ids, input_lengths, start_id))
+        rows = len(prompts)
+        ends = (self.info.eos_token_ids or [0])[0] if end_id is None else end_id
+        fields = {
+            "request_output_len": request_output_len,
+            "temperature": temperature,
+            "repetition_penalty": repetition_penalty,
+            "presence_penalty": presence_penalty,
+            "min_length": min_length,
+            "len_penalty": len_penalty,
+            "beam_search_diversity_rate": beam_search_diversity_rate,
+            "top_p_decay": top_p_decay,
+            "top_p_min": top_p_min,
+            "top_p_reset_ids": top_p_reset_ids,
+        }
+        params = read_params(
+            rows,
+            beam_width=beam_width,
+            end_id=column("end_id", ends, rows, int),
+            runtime_top_k=runtime_top_k,
+            runtime_top_p=runtime_top_p,
+            random_seed=random_seed,
+            bad_words_list=bad_words_list,
+            stop_words_list=stop_words_list,
+            early_stopping=early_stopping,
+            fields=fields,
+        )
+        outputs = self.generate([prompt for prompt, _ in prompts], params) if rows else []
+        return write_outputs(outputs, [given for _, given in prompts], np.shape(input_ids)[1], params, padded_lengths=padded_lengths)
 
     @collective
     def score(self, prompts: Prompts, *, start: int = 0) -> list[ScoreOutput]:

@@ -38,9 +38,23 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
         optional[int32_t] mpi_comm
         double comm_timeout
 
+    cdef enum class EarlyStopping(uint8_t):
+        no
+        yes
+        never
+
     cdef cppclass SamplingParams:
+        int32_t beam_width, first_index
+        float length_penalty, beam_search_diversity_rate
+        EarlyStopping early_stopping
         int32_t max_tokens, min_tokens, top_k, n, logprobs, prompt_logprobs, prompt_logprobs_start
-        float temperature, top_p, min_p
+        int32_t top_p_reset_id, no_repeat_ngram_size
+        float temperature, top_p, min_p, typical_p, top_p_decay, top_p_min
+        float repetition_penalty, presence_penalty, frequency_penalty
+        vector[pair[int32_t, float]] logit_bias
+        vector[vector[int32_t]] bad_words_ids, stop_phrases
+        vector[string] bad_words
+        vector[int32_t] allowed_token_ids
         optional[uint64_t] seed
         bool ignore_eos, include_stop_str_in_output
         vector[int32_t] stop_token_ids
@@ -70,6 +84,7 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
         FinishReason finish
         int32_t stop_token
         string stop_string
+        float score
         string error
         ErrorKind error_kind
 

@@ -34,6 +34,7 @@ class CompletionOutput:
     logprobs: for each of token_ids its own Logprob and those of the most probable ids, by id; None unless SamplingParams.logprobs asks
     finish_reason: "stop" (EOS, a stop id or string), "length" (max_tokens or the model's positions), "cancelled", "error"; None: it runs
     stop_reason: the token id, EOS included, or the string that ended it; None where none did
+    score: of a beam search: sum of its log-probs after penalties / tokens ** length_penalty, by which outputs are ordered; else None
     error: what failed, with finish_reason "error": NumericalError, or ValueError where every token was banned
     """
 
@@ -44,6 +45,7 @@ class CompletionOutput:
     logprobs: list[dict[int, Logprob]] | None = None
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
+    score: float | None = None
     error: NumericalError | ValueError | None = None
 
     @property

@@ -38,6 +38,8 @@ class Request:
         completion.text += raw["text"]
         completion.finish_reason = raw["finish"]
         completion.stop_reason = raw["stop_string"] or (raw["stop_token"] if raw["stop_token"] >= 0 else None)
+        if self._params.beam_width > 1:
+            completion.score = raw["score"]
         completion.error = raw["error"] or None
         if self._params.prompt_logprobs is not None and raw["index"] == 0 and self.output.prompt_logprobs is None:
             self._take_prompt(raw["prompt_logprobs"])

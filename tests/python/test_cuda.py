@@ -7,9 +7,11 @@ import re
 import numpy as np
 import pytest
 
+import beam_cases
 import models
 import reference
 import test_batching
+import test_processors
 from models import Model
 from neoxnative import Engine, SamplingParams, _core
 from test_batching import bits_of
@@ -182,3 +184,26 @@ def test_too_large_weights_are_a_memory_error_and_fit_once_others_are_gone(folde
     assert asked >= 300_000 * 2048 * 4
     del fillers
     open_engine(wide, load_format="dummy")
+
+
+def test_beams_and_edits_give_the_hypotheses_and_tokens_of_the_cpu(folder_of):
+    for model in beam_cases.MODELS.values():
+        requests = [
+            (prompt, beam_cases.params(*point, variant))
+            for i, variant in enumerate(beam_cases.variants(0, 5).values())
+            for j, point in enumerate(beam_cases.GRID)
+            for prompt in [beam_cases.prompts(model.vocab)[(i + j) % len(beam_cases.PROMPT_LENGTHS)]]
+        ]
+        requests += [
+            (models.prompt(i, 9 + i, model.vocab).tolist(), SamplingParams(max_tokens=24, temperature=0, **case))
+            for i, case in enumerate(test_processors.cases())
+            if "allowed_token_ids" not in case and "logit_bias" not in case
+        ]
+        prompts, params = zip(*requests)
+        outputs = [open_engine(folder_of(model), device=device).generate(list(prompts), list(params)) for device in ("cuda", "cpu")]
+        for got, want in zip(*outputs):
+            assert [c.token_ids for c in got.outputs] == [c.token_ids for c in want.outputs]
+            for mine, theirs in zip(got.outputs, want.outputs):
+                assert mine.token_logprobs == pytest.approx(theirs.token_logprobs, abs=1e-4)
+                if theirs.score is not None:
+                    assert mine.score == pytest.approx(theirs.score, abs=1e-4)

@@ -47,24 +47,50 @@ struct EngineConfig {
   std::function<void(int32_t done, int32_t layers)> on_layer_loaded;
 };
 
+enum class EarlyStopping : uint8_t { no, yes, never };
+
+/// What a request makes of the logits, in this order: logit_bias, repetition_penalty, presence_penalty and frequency_penalty,
+/// no_repeat_ngram_size, bad_words, min_tokens, allowed_token_ids; temperature, top_k, top_p, min_p, typical_p.
 struct NEOX_API SamplingParams {
   int32_t max_tokens = 16;       // new tokens at most; 0 = only the prompt's log-probs
-  int32_t min_tokens = 0;        // EOS and stop ids cannot be drawn, and stop strings do not count, before this many
+  int32_t min_tokens = 0;        // EOS and stop ids cannot be drawn, and other stops do not count, before this many
   float temperature = 1.0f;      // 0 = greedy, ties to the lowest id
   int32_t top_k = 0;             // 0 = all
   float top_p = 1.0f;            // (0, 1]
   float min_p = 0.0f;            // [0, 1], relative to the most probable token
-  std::optional<uint64_t> seed;  // unset = EngineConfig::seed, else fresh entropy
-  bool ignore_eos = false;       // go on after the model's own EOS ids
+  float typical_p = 1.0f;        // (0, 1]
+  float top_p_decay = 1.0f;      // (0, 1]: after each token top_p becomes max(top_p * top_p_decay, top_p_min)
+  float top_p_min = 1e-6f;       // (0, 1]
+  int32_t top_p_reset_id = -1;   // after this id top_p is as it was at first; -1 = never
+  float repetition_penalty = 1;  // (0, 100]: a logit of an id in prompt or output is divided by it, or multiplied where negative
+  float presence_penalty = 0;    // [-2, 2]: subtracted from the logits of the ids in the output
+  float frequency_penalty = 0;   // [-2, 2]: the same, times how often the id is there
+  std::vector<std::pair<int32_t, float>> logit_bias;  // id -> [-100, 100], added to its logit
+  int32_t no_repeat_ngram_size = 0;                   // no run of so many tokens occurs twice, prompt included; 0 = they may
+  std::vector<std::vector<int32_t>> bad_words_ids;    // runs of tokens that are never completed, wherever they begin
+  std::vector<std::string> bad_words;                 // UTF-8: texts that are never completed, whatever tokens they are made of
+  std::vector<int32_t> allowed_token_ids;             // only these are drawn; empty = all
+  std::optional<uint64_t> seed;                       // unset = EngineConfig::seed, else fresh entropy
+  bool ignore_eos = false;                            // go on after the model's own EOS ids
   std::vector<int32_t> stop_token_ids;
-  std::vector<std::string> stop;            // UTF-8: the text ends where one of these is complete, whatever tokens it is made of
-  bool include_stop_str_in_output = false;  // keep that string in the text
-  int32_t n = 1;                            // independent samples of one prompt, which is computed once
-  int32_t logprobs = -1;                    // this many most probable ids with every new token; -1 = none, 0 = only the chosen one
-  int32_t prompt_logprobs = -1;             // the same for the prompt's tokens
-  int32_t prompt_logprobs_start = 0;        // from this token on; the first token of a prompt has none
+  std::vector<std::vector<int32_t>> stop_phrases;  // runs of tokens that end the request; they may begin in the prompt
+  std::vector<std::string> stop;                   // UTF-8: the text ends where one of these is complete, whatever tokens it is made of
+  bool include_stop_str_in_output = false;         // keep that string in the text
+  int32_t n = 1;             // independent samples of one prompt, which is computed once; of a beam search, its n best
+  int32_t first_index = 0;   // draws are those of the samples from this one on, of a request with more
+  int32_t beam_width = 1;    // 1 to 64; from 2 on nothing is drawn: beam search, over log-probs after the edits above
+  float length_penalty = 1;  // a hypothesis's score is its sum / (tokens, EOS counted) ^ length_penalty
+  EarlyStopping early_stopping = EarlyStopping::no;  // yes: at the width's count of hypotheses; never: not while a better one may come
+  float beam_search_diversity_rate = 0;              // times (rank in its own beam mod width), added where continuations are compared
+  int32_t logprobs = -1;                             // this many most probable ids with every new token; -1 = none, 0 = only the chosen one
+  int32_t prompt_logprobs = -1;                      // the same for the prompt's tokens
+  int32_t prompt_logprobs_start = 0;                 // from this token on; the first token of a prompt has none
 
   void validate() const;  // throws Error(invalid) naming field, value and range
+
+ private:
+  void validate_edits() const;
+  void validate_beams() const;
 };
 
 enum class FinishReason : uint8_t { none, stop, length, cancelled, error };
@@ -88,6 +114,7 @@ struct Delta {
   FinishReason finish = FinishReason::none;
   int32_t stop_token = -1;  // the id that ended it, if one did
   std::string stop_string;  // or the string
+  float score = 0;          // of a beam search: what the hypotheses are ordered by
   std::string error;        // with FinishReason::error
   ErrorKind error_kind = ErrorKind::numerical;
 };

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a step's candidates mean for the beams of a group.
+#include <algorithm>
+
+#include "base/check.h"
+#include "engine/engine_impl.h"
+#include "engine/text.h"
+
+namespace neox {
+
+/// chunks: all beams of one group, or the one that has the prompt; their samples begin at `first`, their candidates at `candidate`.
+void Engine::Impl::advance_beams(std::span<const Chunk> chunks, const Executor::Result& r, size_t first, size_t candidate,
+                                 std::vector<Delta>& deltas) {
+  const std::shared_ptr<BeamGroup> group = chunks[0].sequence->group;
+  const std::shared_ptr<Sequence> leader = group->leader.lock();
+  group->flying = false;
+  if (!leader || leader->finish != FinishReason::none) return;  // it ended while this was on its way
+  std::vector<float> sums;
+  size_t sample = first;
+  for (const Chunk& c : chunks) {
+    for (int32_t i = 0; i < c.samples(); i++)
+      if (const Sample& x = r.samples[sample + size_t(i)]; x.flags != 0)
+        return fail_request(*leader, explain(*c.sequence, c.start + c.count, x), deltas);
+    scheduler.publish(c);
+    take_scores(c, r, sample);
+    sums.push_back(c.sequence->sum);
+    sample += size_t(c.samples());
+  }
+  const size_t scores = size_t(chunks[0].scores);  // of the prompt, before the first candidates
+  const auto told = [&](const Continuation& c) {
+    TokenLogprob t = token_logprob(r, first + scores + size_t(c.parent), c.candidate.id, leader->params.logprobs);
+    t.logprob = c.candidate.logprob, t.rank = c.candidate.rank;
+    return std::make_shared<const TokenLogprob>(std::move(t));
+  };
+  const auto beam = [&](const Continuation& c) -> const Sequence& { return *chunks[size_t(c.parent)].sequence; };
+  const auto finish = [&](const Continuation& c) {
+    const Sequence& s = beam(c);
+    Hypothesis h{.tokens = {s.tokens.begin() + s.prompt_length, s.tokens.end()}, .logprobs = s.logprobs, .end = {}};
+    h.tokens.push_back(c.candidate.id), h.logprobs.push_back(told(c));
+    return h;
+  };
+  const int32_t generated = chunks[0].start + chunks[0].count + 1 - leader->prompt_length;
+  const auto candidates = std::span(r.candidates).subspan(candidate, chunks.size() * size_t(chunks[0].candidates));
+  const std::vector<Continuation> next = group->search.advance(
+      candidates, sums, generated, [&](const Continuation& c) { return end_of(beam(c), c); }, finish);
+  if (group->search.over()) return tell_hypotheses(*leader, deltas);
+  std::vector<std::shared_ptr<const TokenLogprob>> made;
+  for (const Continuation& c : next) made.push_back(told(c));
+  continue_beams(*leader, next, made);
+}
+
+/// Gives the beams their new tokens, and the pages of those that they continue.
+void Engine::Impl::continue_beams(Sequence& leader, const std::vector<Continuation>& next,
+                                  const std::vector<std::shared_ptr<const TokenLogprob>>& made) {
+  struct State {
+    std::vector<int32_t> tokens;
+    Processors processors;
+    std::vector<std::shared_ptr<const TokenLogprob>> logprobs;
+  };
+  auto& beams = leader.group->beams;
+  std::vector<State> states;
+  std::vector<int32_t> parents;
+  for (const Continuation& c : next) {
+    const Sequence& parent = beams.empty() ? leader : *beams[size_t(c.parent)];
+    states.push_back({parent.tokens, parent.processors, parent.logprobs});
+    parents.push_back(c.parent);
+  }
+  while (beams.size() < next.size()) {
+    beams.push_back(std::make_shared<Sequence>(leader));
+    beams.back()->table = {}, beams.back()->prompt_scores.clear();
+  }
+  for (size_t i = 0; i < next.size(); i++) {
+    Sequence& s = *beams[i];
+    s.tokens = std::move(states[i].tokens), s.processors = std::move(states[i].processors), s.logprobs = std::move(states[i].logprobs);
+    s.tokens.push_back(next[i].candidate.id), s.processors.see(next[i].candidate.id), s.logprobs.push_back(made[i]);
+    s.sum = next[i].sum;
+  }
+  scheduler.branch(leader, parents);
+}
+
+/// What ends a continuation: its token, its length, or its text.
+BeamEnd Engine::Impl::end_of(const Sequence& beam, const Continuation& c) const {
+  std::vector<int32_t> tokens = beam.tokens;
+  tokens.push_back(c.candidate.id);
+  BeamEnd end = end_by_token(beam, tokens);
+  const SamplingParams& p = beam.params;
+  if (p.stop.empty() || int32_t(tokens.size()) - beam.prompt_length < p.min_tokens) return end;
+  size_t longest = 0;
+  for (const std::string& text : p.stop) longest = std::max(longest, text.size());
+  const std::string last = tail_of(std::span(tokens).last(1), longest, vocabulary);
+  const std::string tail = tail_of(std::span(tokens).subspan(size_t(beam.prompt_length)), longest - 1 + last.size(), vocabulary);
+  if (StopMatch match; find_stop(tail, p.stop, match)) end = {.reason = FinishReason::stop, .stop_string = p.stop[match.which]};
+  return end;
+}
+
+/// The n best, as one delta each.
+void Engine::Impl::tell_hypotheses(Sequence& leader, std::vector<Delta>& deltas) {
+  const std::vector<Hypothesis>& finished = leader.group->search.finished();
+  if (int32_t(finished.size()) < leader.params.n)
+    return fail_request(leader,
+                        Error(ErrorKind::invalid, concat("every token is banned at a position of request ", leader.request_id, " with ",
+                                                         finished.size(), " hypotheses finished, of n ", leader.params.n)),
+                        deltas);
+  for (int32_t i = 0; i < leader.params.n; i++) {
+    const Hypothesis& h = finished[size_t(i)];
+    Delta delta{.request_id = leader.request_id, .index = i, .token_ids = h.tokens, .score = h.score};
+    if (i == 0) delta.prompt_logprobs = std::move(leader.prompt_scores);
+    for (const auto& logprob : h.logprobs) delta.logprobs.push_back(*logprob);
+    std::string text = tail_of(h.tokens, SIZE_MAX, vocabulary);
+    if (StopMatch match; !h.end.stop_string.empty() && find_stop(text, {h.end.stop_string}, match))
+      text.resize(leader.params.include_stop_str_in_output ? match.end : match.begin);
+    delta.text = take_characters(text, true);
+    delta.finish = h.end.reason, delta.stop_token = h.end.stop_token, delta.stop_string = h.end.stop_string;
+    generated += int64_t(h.tokens.size());
+    deltas.push_back(std::move(delta));
+  }
+  leader.finish = FinishReason::stop;
+  end(leader);
+}
+
+}  // namespace neox
