@@ -51,7 +51,7 @@ SmallLinear::~SmallLinear() { cudaFree(arrived_); }
 
 bool SmallLinear::takes(std::initializer_list<LinearArgs> parts) {
   const LinearArgs& first = *parts.begin();
-  const int64_t rows = first.x.rows, most = first.x.dtype == DType::f32 ? 16 : 64;
+  const int64_t rows = first.x.rows, most = first.x.dtype == DType::f32 ? 16 : 8;
   return rows >= 1 && rows <= most && std::all_of(parts.begin(), parts.end(), [&](const LinearArgs& a) { return cuda::takes(a, first); });
 }
 

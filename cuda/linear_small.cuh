@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// linear for up to 64 rows: out = act(x W^T + bias), W [n, inputs] and x [rows, inputs] of type T.
-// W is walked in units: 128 rows (256 with 64 rows of x) by 128 bytes of inputs. All units, tile of outputs after tile, are cut into equal
+// linear for up to 8 rows (16 of f32): out = act(x W^T + bias), W [n, inputs] and x [rows, inputs] of type T.
+// W is walked in units: 128 rows by 128 bytes of inputs. All units, tile of outputs after tile, are cut into equal
 // contiguous shares, one a CTA and one CTA an SM; each keeps a ring of units, with x's part beside W's, as large as shared memory allows,
-// so that many bytes are always on their way. A warp multiplies 16 (32) rows of W by all of x.
+// so that many bytes are always on their way. A warp multiplies 16 rows of W by all of x.
 // A tile cut between CTAs is finished by the one that comes last, which adds the partial sums in their order: the order of summation
 // depends on the shape and the card alone.
 // Two parts with outs of their own are tiles one after the other; two parts with one out are one tile's units one after the other.
 // The ring's first units of W, and the next few as far as the L2 cache, are fetched before the kernel before has ended; x only then.
-// Floor: W read once from memory; x, once a CTA, from L2. 2 rows operations an element of W: at 64 rows of f16 a fifth of what the tensor
-// cores of an H100 do meanwhile; f32 sums on the FMA units, which keep up with memory to 16 rows.
-// Instantiations: 10 (f16, bf16 x 8, 16, 32, 64 rows; f32 x 8, 16).
+// Floor: W read once from memory; x, once a CTA, from L2. f32 sums on the FMA
+// units, which keep up with memory to 16 rows. Instantiations: 4 (f16, bf16 x 8 rows; f32 x 8, 16).
 #pragma once
 #include "activate.cuh"
 #include "device.cuh"
@@ -102,7 +101,7 @@ template <> struct Multiply<float> {
 };
 
 template <class T, int R> struct Small {
-  static constexpr int kTiles = R == 64 ? 2 : 1;  // of 16 rows of W, a warp's
+  static constexpr int kTiles = 1;  // of 16 rows of W, a warp's
   static constexpr int kRows = kSmallWarps * 16 * kTiles, kW = kRows * 128, kStage = kW + R * 128;
   static constexpr int kPrefetched = 64 * 1024 / kW;  // units after the ring's first; many more would push out what is needed sooner
   static constexpr int kSums = kTiles * R / 8;        // of a thread, in fours
@@ -286,11 +285,4 @@ template <class T, int R> void small_with(SmallCall& call, int ctas, const Strea
           .shared = size_t(call.stages) * S::kStage},
          small_kernel<T, R>, call);
 }
-template <class T> void small_16bit(SmallCall& call, int ctas, const Stream& stream) {
-  if (call.rows <= 8) small_with<T, 8>(call, ctas, stream);
-  else if (call.rows <= 16) small_with<T, 16>(call, ctas, stream);
-  else if (call.rows <= 32) small_with<T, 32>(call, ctas, stream);
-  else small_with<T, 64>(call, ctas, stream);
-}
-
 }  // namespace neox::cuda

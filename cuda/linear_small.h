@@ -37,8 +37,8 @@ class SmallLinear {
   ~SmallLinear();
   SmallLinear(const SmallLinear&) = delete;
 
-  /// Up to 64 rows (16 of f32) whose rows begin at multiples of 16 bytes and are whole vectors of 16 bytes: the shapes this is the best
-  /// for.
+  /// Up to 8 rows (16 of f32) that begin at multiples of 16 bytes and are whole vectors of 16 bytes: cuBLASLt is the faster one from 16
+  /// rows on.
   static bool takes(std::initializer_list<LinearArgs> parts);
   void run(std::initializer_list<LinearArgs> parts) const;
 

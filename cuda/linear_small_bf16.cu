@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// linear for few rows, bf16 weights. Instantiations: 4 (up to 8, 16, 32, 64 rows).
+// linear for few rows, bf16 weights. Instantiations: 1 (up to 8 rows).
 #include "linear_small.cuh"
 
 namespace neox::cuda {
 
-void small_bf16(SmallCall& call, int ctas, const Stream& stream) { small_16bit<__nv_bfloat16>(call, ctas, stream); }
+void small_bf16(SmallCall& call, int ctas, const Stream& stream) { small_with<__nv_bfloat16, 8>(call, ctas, stream); }
 
 }  // namespace neox::cuda
