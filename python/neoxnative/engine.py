@@ -16,9 +16,9 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from . import _core
 from .hub import resolve_model, resolve_tokenizer
 from .outputs import Delta, EngineInfo, RequestOutput, ScoreOutput, Stats
-from .params import SamplingParams
+from .params import SamplingParams, dtype_name
 from .progress import announced
-from .prompts import Prompt, Prompts, TokenPrompt, read_prompt, split_prompts, token_array
+from .prompts import Prompt, Prompts, TokenPrompt, naming, read_prompt, split_prompts, token_array
 from .ranks import MpiRanks, born_together, collective, mpi_options
 from .requests import Request
 from .tensors import TensorOutput, column, read_params, read_prompts, write_outputs
@@ -102,7 +102,7 @@ class Engine:
         comm: Any = None,
         comm_timeout: float = 60.0,
     ) -> None:
-        if model is None and _dtype_name(dtype) == "auto":
+        if model is None and dtype_name(dtype) == "auto":
             dtype = "float32"
         folder = resolve_model(DEMO_MODEL if model is None else model, revision, weights=load_format != "dummy")
         tokenizer_path = folder if tokenizer is None else resolve_tokenizer(tokenizer)
@@ -110,9 +110,9 @@ class Engine:
             self._core = _core.Engine(
                 model=str(folder),
                 load_format=load_format,
-                dtype=_dtype_name(dtype),
+                dtype=dtype_name(dtype),
                 device=device,
-                kv_cache_dtype=_dtype_name(kv_cache_dtype),
+                kv_cache_dtype=dtype_name(kv_cache_dtype),
                 isa=isa,
                 kv_cache_memory=kv_cache_memory or 0,
                 block_size=block_size,
@@ -157,7 +157,7 @@ class Engine:
         """
         read = []
         for i, prompt in enumerate(split_prompts(prompts)):
-            with _naming(i):
+            with naming(i):
                 read.append(self._read(prompt))
         if params is None or isinstance(params, SamplingParams):
             params = [params or SamplingParams()] * len(read)
@@ -168,7 +168,7 @@ class Engine:
         try:
             ids = []
             for i, tokens in enumerate(read):
-                with _naming(i):
+                with naming(i):
                     ids.append(self._submit(tokens, params[i], queue))
             while len(outputs) < len(ids):
                 for delta in self._next(queue):
@@ -392,23 +392,9 @@ class Engine:
                 del self._requests[raw["request_id"]]
 
 
-@contextmanager
-def _naming(index: int) -> Iterator[None]:
-    """Tells in a traceback which of many prompts was refused."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"in prompts[{index}]")
-        raise
-
-
 def _attention() -> str:
     return "fused" if os.environ.get("FMHA_ENABLE", "ON") == "ON" else "unfused"
 
 
 def _unfused_scores() -> str:
     return "model" if os.environ.get("CONTEXT_ATTENTION_BMM1_HALF_ACCUM") == "ON" else "float32"
-
-
-def _dtype_name(dtype: str | DTypeLike) -> str:
-    return dtype if isinstance(dtype, str) else np.dtype(dtype).name

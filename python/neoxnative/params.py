@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import DTypeLike
+
 from . import _core
 from .prompts import check_text
 
@@ -121,3 +124,7 @@ def _phrases(name: str, value: str | Iterable[str | Iterable[int]]) -> tuple[str
         else:
             raise TypeError(f"{name} holds {phrase!r}, expected strings and lists of ids")
     return tuple(made)
+
+
+def dtype_name(dtype: str | DTypeLike) -> str:
+    return dtype if isinstance(dtype, str) else np.dtype(dtype).name

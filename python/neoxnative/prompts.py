@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias, cast
 
 import numpy as np
@@ -67,3 +68,13 @@ def token_array(ids: ArrayLike, name: str, *, dimensions: int) -> NDArray[np.int
     if not np.array_equal(out, array):
         raise ValueError(f"{name} holds ids outside of int32")
     return out
+
+
+@contextmanager
+def naming(index: int) -> Iterator[None]:
+    """Tells in a traceback which of many prompts was refused."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"in prompts[{index}]")
+        raise
