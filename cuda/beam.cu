@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The best continuations of each row of logits [vocab] f32: one CTA a row, which it reads many times: out of shared memory where
-// that has room, else out of the L2 cache.
+// The best continuations of each row of logits [vocab] f32: one CTA a row, which it reads several times, out of the L2 cache.
 // Floor: the row read once.
 #include <cassert>
 
@@ -31,20 +30,16 @@ __device__ int32_t rank_among(const float* logits, int32_t vocab, int32_t n, flo
   return k < n ? rank[k] : 0;
 }
 
-__device__ int32_t beam_row(const BeamArgs& a, const BeamRow& r, const float* edited, float* near, Key* sorted) {
+__device__ int32_t beam_row(const BeamArgs& a, const BeamRow& r, const float* edited, Key* sorted) {
   const auto vocab = int32_t(a.logits.cols), limit = min(r.limit, vocab), k = int32_t(threadIdx.x);
   const int64_t row = r.row - a.first;
-  const float* model = static_cast<const float*>(a.logits.data) + row * a.logits.ld;
-  const float* logits = bring(model, vocab, near);
+  const float* logits = static_cast<const float*>(a.logits.data) + row * a.logits.ld;
   Survey s = survey(logits, vocab, limit);
   if (!s.finite) return kNonFinite;
   const double log_total = log_of_sum(logits, vocab, logit_of(s.most));
   if (r.top_n > 0) list_top(a, r, s, logits, log_total, sorted);
-  const float* scores = logits;
-  if (r.edit >= 0) {
-    logits = model, scores = bring(edited + row * vocab, vocab, near);
-    s = survey(scores, vocab, limit);
-  }
+  const float* scores = r.edit < 0 ? logits : edited + row * vocab;
+  if (r.edit >= 0) s = survey(scores, vocab, limit);
   int32_t n = 0;
   if (s.allowed > 0) {
     const Candidates c{.logits = scores, .ids = limit, .most = 0, .scale = 0, .first = Key(ordered(s.least)) << 32, .end = s.allowed + 1};
@@ -63,14 +58,13 @@ __device__ int32_t beam_row(const BeamArgs& a, const BeamRow& r, const float* ed
   return 0;
 }
 
-__global__ __launch_bounds__(kThreads) void beam_kernel(const __grid_constant__ BeamArgs a, const float* edited, size_t row_bytes) {
+__global__ __launch_bounds__(kThreads) void beam_kernel(const __grid_constant__ BeamArgs a, const float* edited) {
   __shared__ Key sorted[kThreads];
-  extern __shared__ __align__(16) float near[];  // [row_bytes]
   grid_launch();
   grid_wait();
   const BeamRow r = a.rows[blockIdx.x];
   if (r.row < a.first || r.row - a.first >= a.logits.rows) return;  // padding too
-  const int32_t flags = beam_row(a, r, edited, row_bytes ? near : nullptr, sorted);
+  const int32_t flags = beam_row(a, r, edited, sorted);
   if (threadIdx.x == 0) a.out[r.out] = {.flags = flags};
 }
 
@@ -82,9 +76,8 @@ void CudaBackend::beam_candidates(const BeamArgs& a) {
   assert(a.top_ld <= cuda::kThreads);
   auto* edited = static_cast<float*>(edited_);
   cuda::edit(a.logits, a.edits, a.first, edited, stream_);
-  const size_t near = cuda::row_bytes(a.logits.cols);
-  cuda::launch({.name = "beam_candidates", .grid = unsigned(a.count), .block = cuda::kThreads, .stream = stream_, .shared = near},
-               cuda::beam_kernel, a, static_cast<const float*>(edited), near);
+  cuda::launch({.name = "beam_candidates", .grid = unsigned(a.count), .block = cuda::kThreads, .stream = stream_}, cuda::beam_kernel, a,
+               static_cast<const float*>(edited));
 }
 
 }  // namespace neox

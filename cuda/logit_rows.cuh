@@ -1,30 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What sample and beam_candidates do alike with a row of logits, by all threads of a CTA.
 #pragma once
-#include "check.h"
-#include "device.cuh"
 #include "select.cuh"
 
 namespace neox::cuda {
-
-/// Bytes of shared memory that hold a row of logits, or 0 if it is too long: it then stays where it is.
-inline size_t row_bytes(int64_t vocab) {
-  constexpr size_t kOther = 16 * 1024;  // what the kernels need besides
-  const size_t bytes = size_t(vocab) * sizeof(float);
-  return bytes + kOther <= size_t(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)) ? bytes : 0;
-}
-/// The row, brought to `shared` unless that is null: it is read many times.
-__device__ inline const float* bring(const float* row, int32_t vocab, float* shared) {
-  if (!shared) return row;
-  __syncthreads();  // what was there has been read
-  const int32_t whole = reinterpret_cast<uintptr_t>(row) % 16 == 0 ? vocab / 4 * 4 : 0;
-  for (int32_t id = int32_t(threadIdx.x) * 4; id < whole; id += kThreads * 4) copy16(shared + id, row + id, true);
-  copy_commit();
-  for (int32_t id = whole + int32_t(threadIdx.x); id < vocab; id += kThreads) shared[id] = row[id];
-  copy_wait<0>();
-  __syncthreads();
-  return shared;
-}
 
 struct Survey {
   Key most;     // the greatest key of the row

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sampling: for each SampleRow one CTA over one row of logits [vocab] f32, which it reads many times: out of shared memory where
-// that has room, else out of the L2 cache.
+// Sampling: for each SampleRow one CTA over one row of logits [vocab] f32, which it reads several times, out of the L2 cache.
 // HuggingFace's order of filters (temperature, top-k, top-p, min-p, typical-p), then a race of exponentials: the id with the largest p / E
 // wins, E drawn for (seed, index, position, id). What the filters leave is a beginning of an order, so each is a cut (select.cuh).
 // Floor: the row read once.
@@ -80,11 +79,10 @@ __device__ int32_t draw(Candidates c, const SampleRow& r, float least_logit, Key
 }
 
 /// The result of one row, for every thread.
-__device__ Sample sample_row(const SampleArgs& a, const SampleRow& r, const float* edited, float* near, Key* sorted) {
+__device__ Sample sample_row(const SampleArgs& a, const SampleRow& r, const float* edited, Key* sorted) {
   const auto vocab = int32_t(a.logits.cols), limit = min(r.limit, vocab);
   const int64_t row = r.row - a.first;
-  const float* model = static_cast<const float*>(a.logits.data) + row * a.logits.ld;
-  const float* logits = bring(model, vocab, near);
+  const float* logits = static_cast<const float*>(a.logits.data) + row * a.logits.ld;
   Survey s = survey(logits, vocab, limit);
   if (!s.finite) return {.flags = kNonFinite};
   const float most = logit_of(s.most);
@@ -92,11 +90,8 @@ __device__ Sample sample_row(const SampleArgs& a, const SampleRow& r, const floa
   if (r.top_n > 0) list_top(a, r, s, logits, log_total, sorted);
   int32_t id = r.token;
   if (id < 0) {
-    const float* drawn = logits;
-    if (r.edit >= 0) {
-      logits = model, drawn = bring(edited + row * vocab, vocab, near);
-      s = survey(drawn, vocab, limit);
-    }
+    const float* drawn = r.edit < 0 ? logits : edited + row * vocab;
+    if (r.edit >= 0) s = survey(drawn, vocab, limit);
     if (s.allowed == 0) return {.flags = kAllBanned};
     id = id_of(s.allowed);
     if (r.temperature > 0.f)
@@ -113,14 +108,13 @@ __device__ Sample sample_row(const SampleArgs& a, const SampleRow& r, const floa
   return {.id = id, .logprob = float(double(logit) - log_total), .rank = logit == most ? 0 : rank_of(logits, vocab, logit)};
 }
 
-__global__ __launch_bounds__(kThreads) void sample_kernel(const __grid_constant__ SampleArgs a, const float* edited, size_t row_bytes) {
+__global__ __launch_bounds__(kThreads) void sample_kernel(const __grid_constant__ SampleArgs a, const float* edited) {
   __shared__ Key sorted[kThreads];
-  extern __shared__ __align__(16) float near[];  // [row_bytes]
   grid_launch();
   grid_wait();
   const SampleRow row = a.rows[blockIdx.x];
   if (row.row < 0) return;
-  const Sample sample = sample_row(a, row, edited, row_bytes ? near : nullptr, sorted);
+  const Sample sample = sample_row(a, row, edited, sorted);
   if (threadIdx.x == 0) a.out[row.out] = sample;
 }
 
@@ -132,9 +126,8 @@ void CudaBackend::sample(const SampleArgs& a) {
   assert(a.top_ld <= cuda::kThreads);
   auto* edited = static_cast<float*>(edited_);
   cuda::edit(a.logits, a.edits, a.first, edited, stream_);
-  const size_t near = cuda::row_bytes(a.logits.cols);
-  cuda::launch({.name = "sample", .grid = unsigned(a.count), .block = cuda::kThreads, .stream = stream_, .shared = near},
-               cuda::sample_kernel, a, static_cast<const float*>(edited), near);
+  cuda::launch({.name = "sample", .grid = unsigned(a.count), .block = cuda::kThreads, .stream = stream_}, cuda::sample_kernel, a,
+               static_cast<const float*>(edited));
 }
 
 }  // namespace neox
