@@ -134,6 +134,7 @@ def main(mode, folder, tp, pp):
         if COMM.rank != LAST:
             make(folder, tp, pp)
         time.sleep(2 * TIMEOUT)
+        os._exit(0)  # MPICH's MPI_Finalize would wait for the rank that gave up
     elif mode in ("same", "served", "different"):
         {"same": same, "served": served, "different": different}[mode](folder, tp, pp)
     else:
