@@ -7,7 +7,7 @@
 namespace neox::cuda {
 namespace {
 
-constexpr size_t kPartial = 2 * 64 * 1024;  // bytes of a CTA's two pieces of cut tiles, at most: 16 float4 of 256 threads each
+constexpr size_t kPartial = 2 * 8 * 1024;  // bytes of a CTA's two pieces of cut tiles, at most: 2 float4 of 256 threads each
 constexpr int kMostCtas = 512, kWarps = 8;
 
 bool whole_vectors(const Tensor& t) {

@@ -47,30 +47,20 @@ struct SmallCursor {
   }
 };
 
-/// sums[t][e] += 16 rows of w by 8 of x, both [rows][8 vectors of 16 bytes] in shared memory, where vector v of row r lies at v ^ (r % 8).
+/// sums[e] += 16 rows of w by 8 of x, both [rows][8 vectors of 16 bytes] in shared memory, where vector v of row r lies at v ^ (r % 8).
 /// A lane's four sums are those of w's rows lane / 4 and 8 further, and x's rows lane % 4 * 2 and 1 further, as the tensor cores have them.
 template <class T> struct Multiply {
-  template <int Tiles, int R> static __device__ void run(float (&sums)[Tiles][R / 8][4], const uint8_t* w, const uint8_t* x) {
+  template <int R> static __device__ void run(float (&sums)[R / 8][4], const uint8_t* w, const uint8_t* x) {
+    static_assert(R == 8);  // the tensor cores' width
     const int lane = threadIdx.x % 32, low = lane % 8;
     const uint32_t w_at = shared_address(w + lane % 16 * 128), x_at = shared_address(x);
     uint32_t b[4];
 #pragma unroll
     for (int k = 0; k < 4; k++) {  // 16 inputs, two vectors
-      uint32_t a[Tiles][4];
-#pragma unroll
-      for (int t = 0; t < Tiles; t++) ldmatrix(a[t], w_at + t * 16 * 128 + ((k * 2 + lane / 16) ^ low) * 16);
-      if constexpr (R == 8) {
-        if (k % 2 == 0) ldmatrix(b, x_at + low * 128 + ((k / 2 * 4 + lane / 8) ^ low) * 16);  // for 32 inputs
-#pragma unroll
-        for (int t = 0; t < Tiles; t++) mma<T>(sums[t][0], a[t], b[k % 2 * 2], b[k % 2 * 2 + 1]);
-      } else {
-#pragma unroll
-        for (int e = 0; e < R / 8; e += 2) {
-          ldmatrix(b, x_at + (e * 8 + lane / 16 * 8 + low) * 128 + ((k * 2 + lane / 8 % 2) ^ low) * 16);
-#pragma unroll
-          for (int t = 0; t < Tiles; t++) mma<T>(sums[t][e], a[t], b[0], b[1]), mma<T>(sums[t][e + 1], a[t], b[2], b[3]);
-        }
-      }
+      uint32_t a[4];
+      ldmatrix(a, w_at + ((k * 2 + lane / 16) ^ low) * 16);
+      if (k % 2 == 0) ldmatrix(b, x_at + low * 128 + ((k / 2 * 4 + lane / 8) ^ low) * 16);  // for 32 inputs
+      mma<T>(sums[0], a, b[k % 2 * 2], b[k % 2 * 2 + 1]);
     }
   }
 };
@@ -81,7 +71,7 @@ template <> struct Multiply<float> {
   static __device__ void add(float& sum, const float4& a, const float4& b) {
     sum = fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, sum))));
   }
-  template <int Tiles, int R> static __device__ void run(float (&sums)[Tiles][R / 8][4], const uint8_t* w, const uint8_t* x) {
+  template <int R> static __device__ void run(float (&sums)[R / 8][4], const uint8_t* w, const uint8_t* x) {
     const int lane = threadIdx.x % 32;
     float unit[R / 8][4] = {};  // added up on its own: short sums round less
 #pragma unroll
@@ -96,21 +86,20 @@ template <> struct Multiply<float> {
 #pragma unroll
     for (int e = 0; e < R / 8; e++)
 #pragma unroll
-      for (int i = 0; i < 4; i++) sums[0][e][i] += unit[e][i];
+      for (int i = 0; i < 4; i++) sums[e][i] += unit[e][i];
   }
 };
 
 template <class T, int R> struct Small {
-  static constexpr int kTiles = 1;  // of 16 rows of W, a warp's
-  static constexpr int kRows = kSmallWarps * 16 * kTiles, kW = kRows * 128, kStage = kW + R * 128;
+  static constexpr int kRows = kSmallWarps * 16, kW = kRows * 128, kStage = kW + R * 128;
   static constexpr int kPrefetched = 64 * 1024 / kW;  // units after the ring's first; many more would push out what is needed sooner
-  static constexpr int kSums = kTiles * R / 8;        // of a thread, in fours
+  static constexpr int kSums = R / 8;                 // of a thread, in fours
 
   const SmallCall& p;
   uint8_t* ring;  // [stages][W | x]
   const Cut cut;
   const int lane, warp, begin, count;  // begin, count: this CTA's units
-  float sums[kTiles][R / 8][4];
+  float sums[kSums][4];
 
   __device__ Small(const SmallCall& call, uint8_t* memory)
       : p(call), ring(memory), cut{call.total, int(gridDim.x)}, lane(threadIdx.x % 32), warp(threadIdx.x / 32),
@@ -187,7 +176,7 @@ template <class T, int R> struct Small {
       if (i + ahead < count) fetch_w(free, next), fetch_x(free, next), next.advance(p);
       copy_commit();
       const uint8_t* unit = ring + slot * kStage;
-      Multiply<T>::template run<kTiles, R>(sums, unit + warp * 16 * kTiles * 128, unit + kW);
+      Multiply<T>::template run<R>(sums, unit + warp * 16 * 128, unit + kW);
       if (at.unit + 1 == at.units || i + 1 == count) finish(at, first), clear(), first = 0;
       at.advance(p);
       slot = slot + 1 == p.stages ? 0 : slot + 1, free = free + 1 == p.stages ? 0 : free + 1;
@@ -195,32 +184,25 @@ template <class T, int R> struct Small {
   }
   __device__ void clear() {
 #pragma unroll
-    for (int t = 0; t < kTiles; t++)
-#pragma unroll
-      for (int e = 0; e < R / 8; e++)
-        for (int i = 0; i < 4; i++) sums[t][e][i] = 0;
+    for (int e = 0; e < kSums; e++)
+      for (int i = 0; i < 4; i++) sums[e][i] = 0;
   }
 
   /// The sums are those of units [first, at.unit] of a tile.
   __device__ void finish(const SmallCursor& at, int first) {
     const SmallPart& to = p.parts[at.part];
-    const int n = at.tile * kRows + warp * 16 * kTiles + lane / 4;
-    float bias[kTiles][2];
+    const int n = at.tile * kRows + warp * 16 + lane / 4;
+    float bias[2];
 #pragma unroll
-    for (int t = 0; t < kTiles; t++)
-#pragma unroll
-      for (int h = 0; h < 2; h++) bias[t][h] = bias_of(to, n + t * 16 + h * 8) + (p.sum ? bias_of(p.parts[1], n + t * 16 + h * 8) : 0.f);
+    for (int h = 0; h < 2; h++) bias[h] = bias_of(to, n + h * 8) + (p.sum ? bias_of(p.parts[1], n + h * 8) : 0.f);
     if ((first > 0 || at.unit + 1 < at.units) && !join(at, first)) return;
 #pragma unroll
-    for (int t = 0; t < kTiles; t++)
+    for (int e = 0; e < kSums; e++)
 #pragma unroll
-      for (int e = 0; e < R / 8; e++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-          const int column = n + t * 16 + i / 2 * 8, r = e * 8 + lane % 4 * 2 + i % 2;
-          if (column < to.n && r < p.rows)
-            store(to.out, to.out_type, r * to.out_ld + column, activate(to.act, sums[t][e][i] + bias[t][i / 2]));
-        }
+      for (int i = 0; i < 4; i++) {
+        const int column = n + i / 2 * 8, r = e * 8 + lane % 4 * 2 + i % 2;
+        if (column < to.n && r < p.rows) store(to.out, to.out_type, r * to.out_ld + column, activate(to.act, sums[e][i] + bias[i / 2]));
+      }
   }
   static __device__ float bias_of(const SmallPart& part, int column) {
     return part.bias && column < part.n ? load(part.bias, part.bias_type, column) : 0.f;
@@ -234,7 +216,7 @@ template <class T, int R> struct Small {
     float4* mine = partial(blockIdx.x, first == 0);
 #pragma unroll
     for (int s = 0; s < kSums; s++) {
-      const float(&x)[4] = sums[s / (R / 8)][s % (R / 8)];
+      const float(&x)[4] = sums[s];
       __stcg(mine + s * kSmallThreads, make_float4(x[0], x[1], x[2], x[3]));
     }
     const int leader = cut.owner(at.begin(p)), pieces = cut.owner(at.begin(p) + at.units - 1) - leader + 1;
@@ -243,7 +225,7 @@ template <class T, int R> struct Small {
     if (lane == 0) *arrived = 0;
     __syncwarp();
     clear();
-    constexpr int kBatch = kSums < 8 ? 8 / kSums : 1;  // pieces that are read at once
+    constexpr int kBatch = 8 / kSums;  // pieces that are read at once
     for (int i = 0; i < pieces; i += kBatch) {
       float4 x[kBatch][kSums];
 #pragma unroll
@@ -255,7 +237,7 @@ template <class T, int R> struct Small {
       for (int b = 0; b < kBatch; b++)
 #pragma unroll
         for (int s = 0; s < kSums; s++) {
-          float(&sum)[4] = sums[s / (R / 8)][s % (R / 8)];
+          float(&sum)[4] = sums[s];
           sum[0] += x[b][s].x, sum[1] += x[b][s].y, sum[2] += x[b][s].z, sum[3] += x[b][s].w;
         }
     }
