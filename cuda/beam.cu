@@ -20,33 +20,34 @@ __device__ int32_t rank_among(const float* logits, int32_t vocab, int32_t n, flo
   __syncthreads();  // an earlier call's have been read
   if (k < n) value[k] = logit, rank[k] = 0;
   __syncthreads();
-  each_four(logits, vocab, [&](int32_t, const float(&x)[4], int count) {
-    for (int i = 0; i < count; i++)
-      if (x[i] > least)
+  each_four(logits, vocab, [&](int32_t, const float(&x)[4]) {
+    for (float other : x)
+      if (other > least)
         for (int32_t c = 0; c < n; c++)
-          if (x[i] > value[c]) atomicAdd(&rank[c], 1);
+          if (other > value[c]) atomicAdd(&rank[c], 1);
   });
   __syncthreads();
   return k < n ? rank[k] : 0;
 }
 
-__device__ int32_t beam_row(const BeamArgs& a, const BeamRow& r, const float* edited, Key* sorted) {
+__device__ int32_t beam_row(const BeamArgs& a, const BeamRow& r, const float* edited, Scratch& scratch) {
   const auto vocab = int32_t(a.logits.cols), limit = min(r.limit, vocab), k = int32_t(threadIdx.x);
   const int64_t row = r.row - a.first;
   const float* logits = static_cast<const float*>(a.logits.data) + row * a.logits.ld;
   Survey s = survey(logits, vocab, limit);
   if (!s.finite) return kNonFinite;
-  const double log_total = log_of_sum(logits, vocab, logit_of(s.most));
-  if (r.top_n > 0) list_top(a, r, s, logits, log_total, sorted);
+  const double log_total = log_of_sum(logits, vocab, value_of(s.most));
+  if (r.top_n > 0) list_top(a, r, s, logits, log_total, scratch);
   const float* scores = r.edit < 0 ? logits : edited + row * vocab;
   if (r.edit >= 0) s = survey(scores, vocab, limit);
   int32_t n = 0;
   if (s.allowed > 0) {
-    const Candidates c{.logits = scores, .ids = limit, .most = 0, .scale = 0, .first = Key(ordered(s.least)) << 32, .end = s.allowed + 1};
-    n = min(r.count, above(c, c.first).count);
-    list(c, n, sorted);
+    const Candidates<ByLogit> c = s.candidates(scores, limit, 0);
+    const Above all = above(c, c.first);
+    n = min(r.count, all.count);
+    list(c, all, n, scratch);
   }
-  const int32_t id = k < n ? id_of(sorted[k]) : -1;
+  const int32_t id = k < n ? id_of(scratch.sorted[k]) : -1;
   const float logit = k < n ? logits[id] : INFINITY;
   const float least = reduce(logit, INFINITY, [](float x, float y) { return fminf(x, y); });
   const int32_t rank = rank_among(logits, vocab, n, logit, least);
@@ -59,12 +60,12 @@ __device__ int32_t beam_row(const BeamArgs& a, const BeamRow& r, const float* ed
 }
 
 __global__ __launch_bounds__(kThreads) void beam_kernel(const __grid_constant__ BeamArgs a, const float* edited) {
-  __shared__ Key sorted[kThreads];
+  __shared__ Scratch scratch;
   grid_launch();
   grid_wait();
   const BeamRow r = a.rows[blockIdx.x];
   if (r.row < a.first || r.row - a.first >= a.logits.rows) return;  // padding too
-  const int32_t flags = beam_row(a, r, edited, sorted);
+  const int32_t flags = beam_row(a, r, edited, scratch);
   if (threadIdx.x == 0) a.out[r.out] = {.flags = flags};
 }
 

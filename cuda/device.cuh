@@ -24,6 +24,19 @@ __device__ inline void grid_launch() {  // the kernel after may start, once all 
   if constexpr (kHopper) asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
 
+// The special function unit: within 2^-22 of the result; subnormal results become 0.
+
+__device__ inline float exp2_of(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ inline float log2_of(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // Copies to shared memory that pass no register.
 
 __device__ inline uint32_t shared_address(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }

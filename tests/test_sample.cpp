@@ -204,6 +204,30 @@ TEST_P(SampleOp, EditedRowsAreDrawnFromWhatTheReferenceMakesOfThemAndScoredAsThe
     }
 }
 
+TEST_P(SampleOp, ProcessedLogProbsAreThoseAfterEditsBansTheLimitAndTemperatureButBeforeFilters) {
+  Random random(10);
+  for (int32_t vocab : {5, 131, 50277})
+    for (float temperature : {0.f, 0.5f, 3.f}) {
+      SampleCall call{.logits = {random_logits(random, vocab)}, .rows = {}, .limit = vocab - 1, .ids = {0, 2}};
+      call.edits = {{.id = 1, .bias = 2, .factor = 1.5f, .offset = -0.5f}};
+      call.edit_rows = {{.row = 0, .edits_end = 1, .bans_end = 2}};
+      for (int32_t i = 0; i < 9; i++)
+        call.rows.push_back({.row = 0, .position = i, .temperature = temperature, .top_k = i % 3, .edit = i % 2 - 1, .processed = 1});
+      call.rows.push_back({.row = 0, .token = 1, .temperature = temperature, .processed = 1});  // what is given is scored as it was
+      const Sampled got = sample(*backend_, call);
+      const std::vector<double> raw(call.logits[0].begin(), call.logits[0].end());
+      for (size_t i = 0; i < 9; i++) {
+        std::vector<double> z = reference::edited(raw, call.rows[i].edit < 0 ? EditRow{} : call.edit_rows[0], call.edits, call.ids);
+        z.pop_back();
+        double total = 0;
+        const double scale = temperature == 0 ? 1 : 1 / double(temperature), most = *std::max_element(z.begin(), z.end());
+        for (double x : z) total += std::exp((x - most) * scale);
+        expect_near(got.rows[i].logprob, (z[size_t(got.rows[i].id)] - most) * scale - std::log(total));
+      }
+      expect_near(got.rows[9].logprob, reference::logprobs(call.logits[0])[1]);
+    }
+}
+
 TEST_P(SampleOp, ARowMayBeNamedSeveralTimes) {
   Random random(8);
   SampleCall call{.logits = {random_logits(random, 131), random_logits(random, 131)}, .rows = {}, .limit = {}};

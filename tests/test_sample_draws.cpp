@@ -3,6 +3,7 @@
 #include <cstring>
 #include <map>
 
+#include "base/philox.h"
 #include "sample_cases.h"
 
 namespace neox::test {
@@ -83,6 +84,29 @@ SampleRow row_of(const Filter& f) {
           .edit = f.bans.empty() ? -1 : 0};
 }
 
+/// Whom the race of exponentials lets win among ids of probabilities p.
+int32_t winner(const std::vector<double>& p, const SampleRow& r) {
+  int32_t best = -1;
+  double fastest = -1;
+  for (size_t id = 0; id < p.size(); id++) {
+    if (p[id] == 0) continue;
+    const auto words = philox({uint32_t(id / 4), uint32_t(r.position), uint32_t(r.index), 0}, r.seed_lo, r.seed_hi);
+    const double speed = p[id] / -std::log((words[id % 4] + 0.5) * 0x1p-32);
+    if (speed > fastest) fastest = speed, best = int32_t(id);
+  }
+  return best;
+}
+
+/// Rows of a large vocabulary: even, peaked with ids far away, few distinct values, one value.
+std::vector<float> shaped_logits(Random& random, int64_t vocab, int shape) {
+  std::vector<float> v = random_logits(random, vocab, shape == 1 ? 4 : 2);
+  if (shape == 1) v[7] = 12, v[8] = 11.5f, v[size_t(vocab) - 1] = 13, v[11] = -1e30f;
+  if (shape == 2)
+    for (float& x : v) x = std::round(x);
+  if (shape == 3) std::fill(v.begin(), v.end(), 0.25f);
+  return v;
+}
+
 }  // namespace
 
 NEOX_OP_TEST(Draws);
@@ -98,6 +122,31 @@ TEST_P(Draws, HaveTheExactDistributionOfEveryFilterAndCombination) {
         reference::distribution(reference::edited(logits, call.edit_rows[0], {}, call.ids), call.rows[0], *call.limit);
     expect_distribution(ids_of(sample(*backend_, call)), p, "filter " + std::to_string(i));
   }
+}
+
+TEST_P(Draws, OfLargeVocabulariesAreWonByWhomTheRaceOfTheFilteredIdsLetsWin) {
+  Random random(3);
+  int32_t differ = 0, drawn = 0;
+  for (int64_t vocab : {1000, 5003, 50432})
+    for (int shape = 0; shape < 4; shape++)
+      for (SampleRow r : {SampleRow{},
+                          {.top_k = 40},
+                          {.top_k = 3000},
+                          {.top_p = 0.9f},
+                          {.top_p = 0.02f},
+                          {.min_p = 0.5f},
+                          {.typical_p = 0.3f},
+                          {.top_p = 0.9f, .top_k = 40},
+                          {.top_p = 0.99f, .min_p = 0.1f, .typical_p = 0.9f, .top_k = 20000}}) {
+        const std::vector<float> logits = shaped_logits(random, vocab, shape);
+        r.temperature = 0.8f, r.seed_lo = 9;
+        const SampleCall call = many_positions(logits, r, 16);
+        const Sampled got = sample(*backend_, call);
+        const std::vector<double> p = reference::distribution(logits, r, int32_t(vocab));
+        for (size_t i = 0; i < 16; i++) differ += got.rows[i].id != winner(p, call.rows[i]), drawn++;
+      }
+  // Where two are as fast to within rounding, or an id lies within rounding of a filter's border, another may win.
+  EXPECT_LE(differ, drawn / 500);
 }
 
 TEST_P(Draws, HaveTheExactDistributionOverSeedsAndOverIndices) {

@@ -111,14 +111,15 @@ struct SampleRow {
   int32_t position = 0;     // of the token to draw
   float temperature = 0.f;  // 0 = greedy
   float top_p = 1.f, min_p = 0.f, typical_p = 1.f;
-  int32_t top_k = 0;  // 0 = all
-  int32_t edit = -1;  // of Edits::rows, whose `row` is this one's; -1 = drawn from the logits as they are
-  int32_t top_n = 0;  // most probable ids to report, up to SampleArgs::top_ld
+  int32_t top_k = 0;      // 0 = all
+  int32_t edit = -1;      // of Edits::rows, whose `row` is this one's; -1 = drawn from the logits as they are
+  int32_t top_n = 0;      // most probable ids to report, up to SampleArgs::top_ld
+  int32_t processed = 0;  // 1: the log-prob asked is of a drawn id is that after edits and temperature, among those that may be drawn
 };
 enum SampleFlag : int32_t { kNonFinite = 1, kAllBanned = 2 };
 struct Sample {
   int32_t id = 0;       // 0 where flags is not 0
-  float logprob = 0.f;  // natural log of softmax(logits)[id], before temperature and filters
+  float logprob = 0.f;  // natural log of softmax(logits)[id], before temperature and filters, but for SampleRow::processed
   int32_t rank = 0;     // how many ids are more probable
   int32_t flags = 0;    // SampleFlag
 };

@@ -51,7 +51,7 @@ class CpuBackend final : public Backend {
   };
   void sample_row(const SampleArgs&, int32_t i, Scratch&) const;
   void beam_row(const BeamArgs&, const BeamRow&, Scratch&) const;
-  int32_t draw(const SampleArgs&, const SampleRow&, const float* logits, Scratch&) const;
+  int32_t draw(const SampleArgs&, const SampleRow&, const float* logits, Scratch&, double& logprob) const;
   void list_attention(const AttentionArgs&);
 
   const Kernels& kernels_;

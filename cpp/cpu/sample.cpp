@@ -116,18 +116,19 @@ void CpuBackend::sample_row(const SampleArgs& a, int32_t i, Scratch& scratch) co
   const double log_total = double(most) + std::log(kernels_.exp_all(logits, vocab, most, 1.f, nullptr));
   if (r.top_n > 0) list_top(a, r, logits, log_total, scratch.ids);
   int32_t id = r.token;
-  if (id < 0) id = draw(a, r, logits, scratch);
+  double processed = 0;
+  if (id < 0) id = draw(a, r, logits, scratch, processed);
   if (id < 0) {
     out.flags = kAllBanned;
     return;
   }
   out.id = id;
-  out.logprob = float(logits[id] - log_total);
+  out.logprob = float(r.processed && r.token < 0 ? processed : logits[id] - log_total);
   out.rank = int32_t(std::count_if(logits, logits + vocab, [&](float x) { return x > logits[id]; }));
 }
 
-/// -1 if all are banned.
-int32_t CpuBackend::draw(const SampleArgs& a, const SampleRow& r, const float* logits, Scratch& scratch) const {
+/// -1 if all are banned. logprob: of that id, where SampleRow::processed asks for it.
+int32_t CpuBackend::draw(const SampleArgs& a, const SampleRow& r, const float* logits, Scratch& scratch, double& logprob) const {
   const int64_t vocab = a.logits.cols;
   const auto limit = int32_t(std::min<int64_t>(r.limit, vocab));
   if (r.edit >= 0) {
@@ -135,11 +136,17 @@ int32_t CpuBackend::draw(const SampleArgs& a, const SampleRow& r, const float* l
     logits = scratch.edited.data();
   }
   const int32_t best = most_probable(logits, limit);
-  if (best < 0 || r.temperature == 0.f) return best;
+  if (best < 0 || (r.temperature == 0.f && !r.processed)) return best;
+  const float scale = r.temperature == 0.f ? 1.f : 1.f / r.temperature;
   // Relative to the most probable id that may be drawn, so that not all weights vanish where a banned one is far above.
-  kernels_.exp_all(logits, vocab, logits[best], 1.f / r.temperature, scratch.weights.data());
-  filter(r, limit, logits, scratch.weights.data(), scratch.ids);
-  return race(r, scratch.ids, scratch.weights.data());
+  const double total = kernels_.exp_all(logits, limit, logits[best], scale, scratch.weights.data());
+  int32_t id = best;
+  if (r.temperature > 0.f) {
+    filter(r, limit, logits, scratch.weights.data(), scratch.ids);
+    id = race(r, scratch.ids, scratch.weights.data());
+  }
+  logprob = double(logits[id] - logits[best]) * scale - std::log(total);
+  return id;
 }
 
 void CpuBackend::sample(const SampleArgs& a) {

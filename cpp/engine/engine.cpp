@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/philox.h"
 #include "engine/engine_impl.h"
+#include "engine/text.h"
 
 namespace neox {
 
@@ -127,6 +128,7 @@ std::shared_ptr<Sequence> Engine::Impl::make_sequence(std::span<const int32_t> p
   s->top_p = params.top_p;
   const auto rules = std::make_shared<const Rules>(params, executor().model().eos_token_ids, vocabulary);
   s->processors = Processors(rules, prompt);
+  if (!params.stop.empty()) s->before = tail_of(prompt, longest_of(params.stop) - 1, vocabulary);
   s->forks = params.n - 1;
   if (params.beam_width > 1) {
     const auto ends = int32_t(rules->ends.size());

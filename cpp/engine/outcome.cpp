@@ -43,17 +43,19 @@ void Engine::Impl::end(Sequence& s) {
 
 void Engine::Impl::cut_text(Sequence& s, int32_t generated, Delta& delta) const {
   const SamplingParams& p = s.params;
+  const std::string text = s.before + s.held;
   StopMatch match;
-  if (!p.stop.empty() && generated >= p.min_tokens && find_stop(s.held, p.stop, match)) {
+  if (!p.stop.empty() && generated >= p.min_tokens && find_stop(text, p.stop, match, s.before.size())) {
     s.finish = FinishReason::stop;
     delta.stop_token = -1, delta.stop_string = p.stop[match.which];
-    s.held.resize(p.include_stop_str_in_output ? match.end : match.begin);
+    s.held.resize(std::max(p.include_stop_str_in_output ? match.end : match.begin, s.before.size()) - s.before.size());
   }
   const bool ended = s.finish != FinishReason::none;
-  const size_t keep = ended ? 0 : possible_stop(s.held, p.stop);
+  const size_t keep = ended ? 0 : std::min(possible_stop(text, p.stop), s.held.size());
   const std::string kept = s.held.substr(s.held.size() - keep);
   s.held.resize(s.held.size() - keep);
   delta.text = take_characters(s.held, ended);
+  if (!delta.text.empty()) s.before.clear();
   s.held += kept;
 }
 

@@ -29,7 +29,7 @@ void Engine::Impl::advance_beams(std::span<const Chunk> chunks, const Executor::
   const size_t scores = size_t(chunks[0].scores);  // of the prompt, before the first candidates
   const auto told = [&](const Continuation& c) {
     TokenLogprob t = token_logprob(r, first + scores + size_t(c.parent), c.candidate.id, leader->params.logprobs);
-    t.logprob = c.candidate.logprob, t.rank = c.candidate.rank;
+    t.logprob = leader->params.logprobs_mode == LogprobsMode::raw ? c.candidate.logprob : c.candidate.score, t.rank = c.candidate.rank;
     return std::make_shared<const TokenLogprob>(std::move(t));
   };
   const auto beam = [&](const Continuation& c) -> const Sequence& { return *chunks[size_t(c.parent)].sequence; };
@@ -85,11 +85,9 @@ BeamEnd Engine::Impl::end_of(const Sequence& beam, const Continuation& c) const 
   BeamEnd end = end_by_token(beam, tokens);
   const SamplingParams& p = beam.params;
   if (p.stop.empty() || int32_t(tokens.size()) - beam.prompt_length < p.min_tokens) return end;
-  size_t longest = 0;
-  for (const std::string& text : p.stop) longest = std::max(longest, text.size());
-  const std::string last = tail_of(std::span(tokens).last(1), longest, vocabulary);
-  const std::string tail = tail_of(std::span(tokens).subspan(size_t(beam.prompt_length)), longest - 1 + last.size(), vocabulary);
-  if (StopMatch match; find_stop(tail, p.stop, match)) end = {.reason = FinishReason::stop, .stop_string = p.stop[match.which]};
+  const std::string last = tail_of(std::span(tokens).last(1), SIZE_MAX, vocabulary);
+  const std::string tail = tail_of(tokens, longest_of(p.stop) - 1 + last.size(), vocabulary);
+  if (StopMatch match; find_stop(tail, p.stop, match, tail.size() - last.size())) end = {.reason = FinishReason::stop, .stop_string = p.stop[match.which]};
   return end;
 }
 
@@ -107,8 +105,13 @@ void Engine::Impl::tell_hypotheses(Sequence& leader, std::vector<Delta>& deltas)
     if (i == 0) delta.prompt_logprobs = std::move(leader.prompt_scores);
     for (const auto& logprob : h.logprobs) delta.logprobs.push_back(*logprob);
     std::string text = tail_of(h.tokens, SIZE_MAX, vocabulary);
-    if (StopMatch match; !h.end.stop_string.empty() && find_stop(text, {h.end.stop_string}, match))
-      text.resize(leader.params.include_stop_str_in_output ? match.end : match.begin);
+    // The last token has completed it, so it ends with the text or inside of that token; it may have begun in the prompt.
+    if (const std::string& stop = h.end.stop_string; !stop.empty()) {
+      const std::string before = tail_of(std::span(leader.tokens).first(size_t(leader.prompt_length)), stop.size() - 1, vocabulary);
+      const std::string last = tail_of(std::span(h.tokens).last(1), SIZE_MAX, vocabulary);
+      if (StopMatch match; find_stop(before + text, {stop}, match, before.size() + text.size() - last.size()))
+        text.resize(std::max(leader.params.include_stop_str_in_output ? match.end : match.begin, before.size()) - before.size());
+    }
     delta.text = take_characters(text, true);
     delta.finish = h.end.reason, delta.stop_token = h.end.stop_token, delta.stop_string = h.end.stop_string;
     generated += int64_t(h.tokens.size());

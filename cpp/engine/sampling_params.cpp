@@ -65,6 +65,8 @@ void SamplingParams::validate() const {
   require(first_index >= 0 && first_index <= INT32_MAX - n, "first_index is ", first_index, ", expected 0 to ", INT32_MAX - n);
   require(n == 1 || max_tokens > 0, "n is ", n, " with max_tokens 0, expected 1");
   require(logprobs >= -1, "logprobs is ", logprobs, ", expected -1 (none) or more");
+  require(logprobs <= 0 || logprobs_mode == LogprobsMode::raw, "logprobs is ", logprobs,
+          " with logprobs_mode processed, expected at most 0: other ids are told as the model has them");
   require(prompt_logprobs >= -1, "prompt_logprobs is ", prompt_logprobs, ", expected -1 (none) or more");
   require(prompt_logprobs_start >= 0, "prompt_logprobs_start is ", prompt_logprobs_start, ", expected 0 or more");
   for (int32_t id : stop_token_ids) require(id >= 0, "stop_token_ids holds ", id, ", expected 0 or more");

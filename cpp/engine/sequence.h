@@ -31,6 +31,7 @@ struct Sequence {
   int32_t scored = 0;       // prompt tokens before this one need no log-prob, or have it
   BlockTable table;
   std::vector<TokenLogprob> prompt_scores;
+  std::string before;           // the prompt's end, in which a stop string may begin, until there is other text
   std::string held;             // text that may be the beginning of a stop string or of a character
   float* logits_out = nullptr;  // forward: [length, vocab], and nothing is sampled
   int64_t* left = nullptr;      // forward: how many of the call's sequences are not done

@@ -195,7 +195,8 @@ void StepBuffer::add_draw(const Chunk& c, int32_t index, int32_t out_row, int32_
               .typical_p = p.typical_p,
               .top_k = p.top_k,
               .edit = edit,
-              .top_n = std::max(p.logprobs, 0)});
+              .top_n = std::max(p.logprobs, 0),
+              .processed = p.logprobs_mode == LogprobsMode::processed});
 }
 
 void StepBuffer::add_beam(const Chunk& c, int32_t out_row) {

@@ -48,10 +48,10 @@ std::string take_characters(std::string& bytes, bool end) {
   return out;
 }
 
-bool find_stop(const std::string& text, const std::vector<std::string>& stop, StopMatch& match) {
+bool find_stop(const std::string& text, const std::vector<std::string>& stop, StopMatch& match, size_t after) {
   bool found = false;
   for (size_t i = 0; i < stop.size(); i++) {
-    const size_t begin = text.find(stop[i]);
+    const size_t begin = text.find(stop[i], after + 1 - std::min(stop[i].size(), after + 1));
     if (begin == std::string::npos) continue;
     const size_t end = begin + stop[i].size();
     if (!found || end < match.end || (end == match.end && begin < match.begin)) match = {.begin = begin, .end = end, .which = i};

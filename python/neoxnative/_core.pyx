@@ -116,6 +116,7 @@ cdef int _fill(neox.SamplingParams& c, params) except -1:
     _fill_phrases("bad_words", params.bad_words, c.bad_words, c.bad_words_ids)
     c.n = _int32("n", params.n)
     c.logprobs = -1 if params.logprobs is None else _count("logprobs", params.logprobs)
+    c.logprobs_mode = neox.LogprobsMode.processed if params.logprobs_mode == "processed" else neox.LogprobsMode.raw
     c.prompt_logprobs = -1 if params.prompt_logprobs is None else _count("prompt_logprobs", params.prompt_logprobs)
     c.prompt_logprobs_start = _int32("prompt_logprobs_start", params.prompt_logprobs_start)
     for token in params.stop_token_ids:

@@ -260,16 +260,18 @@ class Engine:
         top_p_decay: ArrayLike = 1.0,
         top_p_min: ArrayLike = 1e-6,
         top_p_reset_ids: ArrayLike = -1,
+        log_probs: Literal["before", "after"] = "before",
         padded_lengths: bool = False,
     ) -> TensorOutput:
         """FasterTransformer's call: a batch of ids in, ids, lengths and log-probs out. The names are its own.
 
-        input_ids: integers [B, longest prompt], filled up on the right; input_lengths: [B], None = all as long as that
+        input_ids: integers [B, longest prompt], filled up on the right; input_lengths: a scalar, [1] or [B], None = all as long as that
         start_id: the prompt of empty rows, which is left out of output_ids
         end_id: ends a row, a scalar or [B]; None = the model's first EOS id, or its first id where it has none
         runtime_top_k, runtime_top_p: both 0 is greedy; with top_k alone 0 is a top_p of 1
         random_seed: with one seed row i has the draws of sample i of a request of that seed; with [B] each row those of sample 0 of its own
         bad_words_list, stop_words_list: [2, n] or [B, 2, n]: ids end to end, and where each list of them ends, with -1 to fill up
+        log_probs: of the model's own distribution, or of that "after" penalties and temperature, as FasterTransformer's
         padded_lengths: sequence_length counts a prompt's padding, as FasterTransformer's does
         The others are a scalar, [1] or [B] each. A row that fails raises its error.
         """
@@ -298,6 +300,7 @@ class Engine:
             bad_words_list=bad_words_list,
             stop_words_list=stop_words_list,
             early_stopping=early_stopping,
+            log_probs=log_probs,
             fields=fields,
         )
         outputs = self.generate([prompt for prompt, _ in prompts], params) if rows else []

@@ -43,7 +43,12 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
         yes
         never
 
+    cdef enum class LogprobsMode(uint8_t):
+        raw
+        processed
+
     cdef cppclass SamplingParams:
+        LogprobsMode logprobs_mode
         int32_t beam_width, first_index
         float length_penalty, beam_search_diversity_rate
         EarlyStopping early_stopping

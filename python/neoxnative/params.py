@@ -49,12 +49,14 @@ class SamplingParams:
     seed: of this request's draws, in [0, 2**64); None = the engine's, or fresh entropy (FT random_seed)
     first_index: the draws are those of the samples from this one on, of a request with more samples
     n: independent samples of the prompt, which is computed once, 1 to 256; the n best of beam_width (HF num_return_sequences)
-    stop: strings that end the text, across token borders, or lists of ids, which may begin in the prompt (HF stop_strings)
+    stop: strings that end the text, across token borders, or lists of ids; both may begin in the prompt (HF stop_strings)
     include_stop_str_in_output: keep the stop string in the text; a list of ids always stays
     ignore_eos: go on after the model's end-of-text token
     stop_token_ids: token ids that end the request, besides EOS, 16 at most (HF eos_token_id, FT end_id)
     logprobs: report this many most probable ids with each new token, 0 = only the chosen one, None = none (FT is_return_log_probs)
-    prompt_logprobs: the same for the prompt's tokens
+    logprobs_mode: "raw": the new tokens' log-probs are the model's own; "processed": those after penalties, bans and temperature, among
+        the tokens that may be drawn, before top_k and the filters after it; then logprobs is None or 0 (vLLM logprobs_mode)
+    prompt_logprobs: the same for the prompt's tokens, always raw
     prompt_logprobs_start: from this token of the prompt on; what stands before may then come from the prefix cache
     """
 
@@ -87,6 +89,7 @@ class SamplingParams:
     ignore_eos: bool = False
     stop_token_ids: Sequence[int] = ()
     logprobs: int | None = None
+    logprobs_mode: Literal["raw", "processed"] = "raw"
     prompt_logprobs: int | None = None
     prompt_logprobs_start: int = 0
 
@@ -100,6 +103,8 @@ class SamplingParams:
                 raise ValueError("allowed_token_ids is empty, expected at least one id, or None for all")
         if self.early_stopping not in (False, True, "never"):
             raise ValueError(f'early_stopping is {self.early_stopping!r}, expected False, True or "never"')
+        if self.logprobs_mode not in ("raw", "processed"):
+            raise ValueError(f'logprobs_mode is {self.logprobs_mode!r}, expected "raw" or "processed"')
         if self.logit_bias is not None and not isinstance(self.logit_bias, Mapping):
             raise TypeError(f"logit_bias is {self.logit_bias!r}, expected a mapping of token ids to numbers")
         _core.validate(self)

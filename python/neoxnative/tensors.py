@@ -35,7 +35,7 @@ class TensorOutput:
     output_ids: int32 [B, W, L]: the prompt, the new ids, and end_id to the end
     sequence_length: int32 [B, W]: ids of prompt and continuation; with padded_lengths the prompt's padding counts
     cum_log_probs: float32 [B, W]: the sum of output_log_probs
-    output_log_probs: float32 [B, W, new ids asked for at most]: of the new ids, in the model's own distribution; 0 after them
+    output_log_probs: float32 [B, W, new ids asked for at most]: of the new ids; 0 after them
     """
 
     output_ids: NDArray[np.int32]
@@ -96,9 +96,12 @@ def read_params(
     bad_words_list: ArrayLike | None,
     stop_words_list: ArrayLike | None,
     early_stopping: Any,
+    log_probs: str,
     fields: Mapping[str, ArrayLike],
 ) -> list[SamplingParams]:
     """One SamplingParams for each row."""
+    if log_probs not in ("before", "after"):
+        raise ValueError(f'log_probs is {log_probs!r}, expected "before" or "after"')
     columns = {ours: column(name, fields[name], rows, kind) for name, (ours, kind) in _FIELDS.items()}
     top_k, top_p = column("runtime_top_k", runtime_top_k, rows, int), column("runtime_top_p", runtime_top_p, rows, float)
     seeds = column("random_seed", random_seed, rows, int)
@@ -108,7 +111,10 @@ def read_params(
     for i in range(rows):
         row = {name: column[i] for name, column in columns.items()}
         if top_k[i] == 0 and top_p[i] == 0:
-            row["temperature"] = 0.0
+            if log_probs == "after":
+                top_k[i] = 1  # greedy, of a distribution that temperature has shaped
+            else:
+                row["temperature"] = 0.0
         made.append(
             SamplingParams(
                 **row,
@@ -117,6 +123,7 @@ def read_params(
                 beam_width=beam_width,
                 n=beam_width,
                 early_stopping=early_stopping,
+                logprobs_mode="raw" if log_probs == "before" else "processed",
                 seed=seeds[i],
                 first_index=i if shared_seed else 0,
                 bad_words=bad[i],

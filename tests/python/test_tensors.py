@@ -80,6 +80,27 @@ def test_arguments_of_one_value_a_row_are_those_of_single_requests(engine):
         assert (out.output_ids[i, 0, out.sequence_length[i, 0] :] == rows["end_id"][i]).all()
 
 
+@pytest.mark.parametrize("arguments", [{}, {"runtime_top_k": 30, "runtime_top_p": 0.8}, {"beam_width": 3}])
+def test_log_probs_after_are_those_of_the_logits_with_penalties_and_temperature(engine, arguments):
+    temperature, penalty = 0.6, 1.4
+    common = {"request_output_len": 8, "repetition_penalty": penalty, "random_seed": 3, "temperature": temperature, **arguments}
+    before, after = (engine.generate_ids(IDS, LENGTHS, log_probs=form, **common) for form in ("before", "after"))
+    np.testing.assert_array_equal(before.output_ids, after.output_ids)
+    beams = arguments.get("beam_width", 1)
+    for i, length in enumerate(LENGTHS):
+        for j in range(beams):
+            ids = after.output_ids[i, j, : after.sequence_length[i, j]]
+            logits = engine.forward(ids[None])[0].astype(np.float64)
+            for k, token in enumerate(ids[length:]):
+                z = logits[length + k - 1] - np.logaddexp.reduce(logits[length + k - 1])
+                assert before.output_log_probs[i, j, k] == pytest.approx(z[token], abs=1e-4)
+                z = z if beams > 1 else logits[length + k - 1].copy()
+                seen = np.unique(ids[: length + k])
+                z[seen] = np.where(z[seen] < 0, z[seen] * penalty, z[seen] / penalty)
+                want = z[token] if beams > 1 else z[token] / temperature - np.logaddexp.reduce(z / temperature)
+                assert after.output_log_probs[i, j, k] == pytest.approx(want, abs=1e-4)
+
+
 def test_beams_come_best_first(engine):
     out = engine.generate_ids(IDS, LENGTHS, request_output_len=8, beam_width=3, len_penalty=[0.0, 0.5, 1.0, 2.0])
     for i, rows in enumerate(rows_of(out, 3)):
@@ -105,6 +126,7 @@ def test_an_empty_row_begins_with_start_id_which_is_left_out(engine):
         ({"bad_words_list": [[1, 2], [3, -1]]}, r"bad_words_list has the offsets \[3\], expected rising ones from 1 to 2"),
         ({"input_lengths": [1, 2, 3, 13]}, "input_lengths holds 13, expected 0 to 12"),
         ({"input_lengths": 0}, "a row of input_ids is empty"),
+        ({"log_probs": "later"}, 'log_probs is .later., expected "before" or "after"'),
         ({"repetition_penalty": -1.0}, "repetition_penalty is -1, expected more than 0"),
     ],
 )

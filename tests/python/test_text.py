@@ -2,6 +2,7 @@
 """Text as it comes: stop strings across token borders, whole characters, the demo model's own tokenizer."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,6 +58,25 @@ def test_what_only_looked_like_a_stop_string_is_shown_in_the_end(demo, free):
     stop = free.text[-3:] + "no such continuation"
     made = demo.generate(PROMPT, SamplingParams(max_tokens=80, temperature=0, ignore_eos=True, stop=stop))[0].outputs[0]
     assert made.text == free.text
+
+
+@pytest.mark.parametrize("beam_width", [1, 2])
+def test_a_stop_string_may_begin_in_the_prompt_and_ends_in_the_output(demo, beam_width):
+    params = SamplingParams(max_tokens=30, temperature=0, ignore_eos=True, beam_width=beam_width)
+    text = demo.generate(PROMPT, params)[0].outputs[0].text
+    for before, after in ((1, 1), (5, 3), (len(PROMPT), 8)):
+        stop = PROMPT[len(PROMPT) - before :] + text[:after]
+        params = SamplingParams(max_tokens=30, temperature=0, ignore_eos=True, beam_width=beam_width, n=beam_width, stop=[stop, "never this"])
+        ended = [made for made in demo.generate(PROMPT, params)[0].outputs if made.stop_reason == stop]
+        assert ended
+        assert all(made.text == "" for made in ended)
+        kept = demo.generate(PROMPT, replace(params, include_stop_str_in_output=True))[0].outputs
+        assert [made.text for made in kept if made.stop_reason == stop] == [text[:after]] * len(ended)
+    inside = PROMPT[-7:-2]  # complete before the output begins: it ends nothing
+    assert inside not in text
+    for stop in inside, PROMPT[-4:]:
+        params = SamplingParams(max_tokens=30, temperature=0, ignore_eos=True, beam_width=beam_width, stop=stop)
+        assert demo.generate(PROMPT, params)[0].outputs[0].text == text
 
 
 def test_stop_strings_do_not_count_before_min_tokens(demo, free):

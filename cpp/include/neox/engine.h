@@ -48,6 +48,7 @@ struct EngineConfig {
 };
 
 enum class EarlyStopping : uint8_t { no, yes, never };
+enum class LogprobsMode : uint8_t { raw, processed };
 
 /// What a request makes of the logits, in this order: logit_bias, repetition_penalty, presence_penalty and frequency_penalty,
 /// no_repeat_ngram_size, bad_words, min_tokens, allowed_token_ids; temperature, top_k, top_p, min_p, typical_p.
@@ -74,7 +75,7 @@ struct NEOX_API SamplingParams {
   bool ignore_eos = false;                            // go on after the model's own EOS ids
   std::vector<int32_t> stop_token_ids;
   std::vector<std::vector<int32_t>> stop_phrases;  // runs of tokens that end the request; they may begin in the prompt
-  std::vector<std::string> stop;                   // UTF-8: the text ends where one of these is complete, whatever tokens it is made of
+  std::vector<std::string> stop;                   // UTF-8: the text ends where one of these is complete; it may begin in the prompt
   bool include_stop_str_in_output = false;         // keep that string in the text
   int32_t n = 1;             // independent samples of one prompt, which is computed once; of a beam search, its n best
   int32_t first_index = 0;   // draws are those of the samples from this one on, of a request with more
@@ -83,8 +84,10 @@ struct NEOX_API SamplingParams {
   EarlyStopping early_stopping = EarlyStopping::no;  // yes: at the width's count of hypotheses; never: not while a better one may come
   float beam_search_diversity_rate = 0;              // times (rank in its own beam mod width), added where continuations are compared
   int32_t logprobs = -1;                             // this many most probable ids with every new token; -1 = none, 0 = only the chosen one
-  int32_t prompt_logprobs = -1;                      // the same for the prompt's tokens
-  int32_t prompt_logprobs_start = 0;                 // from this token on; the first token of a prompt has none
+  // Of the new tokens: in the model's own distribution, or, with logprobs at most 0, after the edits above and temperature.
+  LogprobsMode logprobs_mode = LogprobsMode::raw;
+  int32_t prompt_logprobs = -1;       // the same for the prompt's tokens
+  int32_t prompt_logprobs_start = 0;  // from this token on; the first token of a prompt has none
 
   void validate() const;  // throws Error(invalid) naming field, value and range
 
@@ -95,7 +98,8 @@ struct NEOX_API SamplingParams {
 
 enum class FinishReason : uint8_t { none, stop, length, cancelled, error };
 
-/// A token with its natural log-probability in the model's own distribution: before temperature, filters and bans.
+/// A token with its natural log-probability in the model's own distribution, before temperature, filters and bans, unless
+/// SamplingParams::logprobs_mode says otherwise.
 struct TokenLogprob {
   int32_t id = 0;
   float logprob = 0;
