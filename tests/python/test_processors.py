@@ -134,6 +134,8 @@ def random_request(rng, pieces):
         bad.append([prompt[-1], rng.randrange(100)])
     for _ in range(rng.randint(0, 2)):
         stop.append(phrase(rng.randint(2, 3)))
+    if rng.random() < 0.3:
+        stop.append(text[-rng.randint(1, 2) :] + phrase(1))  # begins in the prompt
     for _ in range(rng.randint(0, 4)):
         stop.append(rng.choices(range(100), k=rng.randint(1, 2)))
     if rng.random() < 0.3:
@@ -171,9 +173,10 @@ def test_in_ten_thousand_random_requests_banned_phrases_never_occur_and_stop_phr
             stopped = [s for s in p.stop if isinstance(s, tuple) and tuple(tokens[-len(s) :]) == s and made.token_ids]
             for phrase in p.stop:
                 if isinstance(phrase, str):
-                    assert phrase not in made.text, "the text ends before a stop string"
-                    assert phrase not in "".join(pieces[token] for token in made.token_ids[:-1])
-                    if phrase in new:
+                    border = before[len(before) - len(phrase) + 1 :] if len(before) >= len(phrase) else before  # where it may begin
+                    assert phrase not in border + made.text, "the text ends before a stop string"
+                    assert phrase not in border + "".join(pieces[token] for token in made.token_ids[:-1])
+                    if phrase in border + new:
                         stopped.append(phrase)
                 else:
                     border = (prompt[1 - len(phrase) :] if len(phrase) > 1 else []) + made.token_ids
