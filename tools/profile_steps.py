@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decode steps on a GPU under CUPTI: what the host calls and what the GPU runs in each.
 
-python tools/profile_steps.py [--model FOLDER] [--load-format dummy] [--dtype float16] [--cells BxP,...] [--steps N] [--check]
+python tools/profile_steps.py [--model FOLDER] [--load-format dummy] [--dtype float16] [--cells BxP,...] [--steps N] [--check | --prefill]
 
 Prints, for one step on average: every kind of call to the CUDA driver, and every kernel and copy with its time. Kernels that start early
 overlap, so that their times may add up to more than the time in which the GPU is busy. Tracing makes the host slower: what a step takes
@@ -56,6 +56,23 @@ def decode(engine, trace, batch, prompt, steps):
         engine.cancel(request)
     while engine.has_work():
         engine.step()
+    return seconds
+
+
+def prefill(engine, trace, batch, prompt):
+    """Traces the steps that compute a batch of random prompts up to their first tokens, after one such batch; returns the seconds."""
+    random = np.random.default_rng(0)
+    params = SamplingParams(max_tokens=1, temperature=0, ignore_eos=True)
+    for traced in (False, True):
+        for ids in random.integers(0, engine.info.vocab, (batch, prompt)):
+            engine.submit(ids, params)
+        if traced:
+            trace.start()
+        start = time.perf_counter()
+        while engine.has_work():
+            engine.step()
+        seconds = time.perf_counter() - start
+    trace.stop()
     return seconds
 
 
@@ -123,13 +140,18 @@ def main():
     parser.add_argument("--dtype", default="float16")
     parser.add_argument("--cells", default="4x32", metavar="BxP,...", help="batches of prompts of a length")
     parser.add_argument("--steps", type=int, default=32)
+    parser.add_argument("--prefill", action="store_true", help="the prompts' steps, as one, in place of decode steps")
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     options = {"dtype": args.dtype, "load_format": args.load_format, "enable_prefix_caching": False}
     engine = Engine(args.model, device="cuda", **options)
     trace, failed = Trace(), False
     for batch, prompt in (map(int, cell.split("x")) for cell in args.cells.split(",")):
-        print(f"\n{engine.info.model}, {args.dtype}, {batch}x{prompt}: {args.steps} steps, {engine.info.device_detail}\n")
+        steps = "the prompts" if args.prefill else f"{args.steps} steps"
+        print(f"\n{engine.info.model}, {args.dtype}, {batch}x{prompt}: {steps}, {engine.info.device_detail}\n")
+        if args.prefill:
+            report(trace, prefill(engine, trace, batch, prompt), 1)
+            continue
         report(trace, decode(engine, trace, batch, prompt, args.steps), args.steps)
         for line in check(trace, args.steps) if args.check else []:
             print(f"WRONG: {line}")
