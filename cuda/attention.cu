@@ -47,7 +47,8 @@ size_t attention_workspace_bytes(int32_t, int32_t, int32_t, int32_t head_dim) {
   return kCounts + size_t(attn::kMaxShares) * 2 * (size_t(head_dim) + 2) * sizeof(float);
 }
 
-void attention(const AttentionArgs& a, void* workspace, size_t workspace_bytes, const Stream& stream, const Unfused* unfused) {
+void attention(const AttentionArgs& a, void* workspace, size_t workspace_bytes, const Stream& stream, DecodeOrder order,
+               const Unfused* unfused) {
   const int32_t D = a.kv.head_dim;
   require(D >= 8 && D <= 256 && D % 8 == 0, "attention: head size is ", D, ", expected a multiple of 8 up to 256");
   require(a.kv.block > 0 && a.kv.block % attn::kUnit == 0, "attention: block is ", a.kv.block, ", expected a multiple of ", attn::kUnit);
@@ -59,7 +60,8 @@ void attention(const AttentionArgs& a, void* workspace, size_t workspace_bytes, 
   if (a.step.tokens <= 0 || a.step.seqs <= 0) return;
   const attn::Args args = arguments(a, workspace);
   attn::rotate_append(args, stream);
-  attn::decode(args, stream);
+  if (order == DecodeOrder::as_prefill) attn::decode_as_prefill(args, stream);
+  else attn::decode(args, stream);
   if (a.step.max_q <= 1) return;
   if (unfused) attn::prefill_unfused(a, args, *unfused, stream);
   else attn::prefill(args, a.step.max_q, stream);

@@ -23,6 +23,8 @@ struct Unfused {
 /// Scratch for any step within the bounds: one sequence's one head at least.
 size_t unfused_bytes(int32_t max_tokens, int32_t max_kv, int32_t head_dim);
 
+enum class DecodeOrder { fastest, as_prefill };
+
 /// Enough for any step within the bounds. The workspace's contents need not outlive the call, nor be initialised.
 size_t attention_workspace_bytes(int32_t max_tokens, int32_t max_kv, int32_t heads, int32_t head_dim);
 
@@ -30,7 +32,9 @@ size_t attention_workspace_bytes(int32_t max_tokens, int32_t max_kv, int32_t hea
 /// tables are aligned to 256, 256 and 4 bytes. Rows of qkv and out may lie anywhere; rows at multiples of 16 bytes are read faster.
 /// head_dim: a multiple of 8, 8 to 256; block: a multiple of 16. Enqueues two to three kernels whose grids depend on step.tokens, seqs
 /// and max_q alone. A launch that fails throws Error(runtime).
+/// order: whether single rows are summed as is fastest for how many there are, or as a prompt's rows are.
 /// unfused: null, or how prefill rows are computed: then by sequence, from the step's lists on the host.
-void attention(const AttentionArgs& args, void* workspace, size_t workspace_bytes, const Stream& stream, const Unfused* unfused = nullptr);
+void attention(const AttentionArgs& args, void* workspace, size_t workspace_bytes, const Stream& stream,
+               DecodeOrder order = DecodeOrder::fastest, const Unfused* unfused = nullptr);
 
 }  // namespace neox::cuda

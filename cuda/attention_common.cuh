@@ -28,12 +28,15 @@ struct Args {
   int32_t tokens, seqs, blocks_ld, half, heads, head_dim, block;
   float scale;
   DType act, kv;
-  bool qkv_aligned, out_aligned;  // rows at multiples of 16 bytes
+  bool qkv_aligned, out_aligned;                  // rows at multiples of 16 bytes
+  int32_t least_rows = 2, most_rows = INT32_MAX;  // of a sequence in this step, for the prefill kernels to take it
 };
 
 void rotate_append(const Args& args, const Stream& stream);
 void decode(const Args& args, const Stream& stream);
 void prefill(const Args& args, int32_t max_q, const Stream& stream);
+/// Sequences' single rows, by the arithmetic of prefill: a row's result is the same to the bit in a prompt and alone.
+void decode_as_prefill(Args args, const Stream& stream);
 void prefill_f16(const Args& args, int32_t max_q, const Stream& stream);
 void prefill_bf16(const Args& args, int32_t max_q, const Stream& stream);
 void prefill_unfused(const AttentionArgs& call, const Args& args, const Unfused& how, const Stream& stream);

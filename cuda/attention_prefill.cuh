@@ -24,10 +24,10 @@ __device__ inline uint32_t pack(float a, float b, __nv_bfloat16) {
   return reinterpret_cast<const uint32_t&>(h);
 }
 
-/// Rows that a prefill tile may hold, of sequences with more than one.
+/// Tiles of a sequence's rows, if they are as many as these kernels are to take.
 template <int Rows> __device__ inline int tiles_of(const Args& p, int s) {
   const int rows = p.q_start[s + 1] - p.q_start[s];
-  return rows > 1 && p.kv_len[s] > 0 ? (rows + Rows - 1) / Rows : 0;
+  return rows >= p.least_rows && rows <= p.most_rows && p.kv_len[s] > 0 ? (rows + Rows - 1) / Rows : 0;
 }
 
 /// What a CTA works on: rows [row, row + Rows) of sequence s, as far as they exist.
@@ -48,7 +48,7 @@ template <class T, int DP, int Tiles, int Warps, int Keys> struct Prefill {
   static constexpr int kThreads = Warps * 32, kRows = Tiles * Warps * 16, kLd = DP + 8, kVectors = DP / 8;
   static constexpr int kBytes = (kRows + 2 * Keys) * kLd * 2;
   // Keys fetched at once, whole vectors side by side; with some head sizes a few threads have nothing to fetch.
-  static constexpr int kAtOnce = kThreads / kVectors >= 16 ? 16 : kThreads / kVectors >= 8 ? 8 : 4;
+  static constexpr int kRoom = kThreads / kVectors, kAtOnce = kRoom >= 16 ? 16 : kRoom >= 8 ? 8 : kRoom >= 4 ? 4 : kRoom >= 2 ? 2 : 1;
   static_assert(kAtOnce * kVectors <= kThreads && DP % 16 == 0 && Keys % 16 == 0);
 
   const Args& p;
@@ -241,9 +241,9 @@ template <class P, int Ctas> __global__ void __launch_bounds__(P::kThreads, Ctas
   P(p, tile, blockIdx.y, memory).run();
 }
 
-/// How many tiles of so many rows the prefill sequences of a step may have.
+/// How many tiles of so many rows the sequences that are taken may have.
 inline unsigned most_tiles(const Args& args, int32_t max_q, int rows) {
-  const int64_t any = int64_t(args.tokens) / rows + std::min(args.seqs, args.tokens / 2);
+  const int64_t any = int64_t(args.tokens) / rows + std::min(args.seqs, args.tokens / args.least_rows);
   return unsigned(std::min<int64_t>(any, int64_t(args.seqs) * ((max_q + rows - 1) / rows)));
 }
 template <class P, int Ctas> void prefill_with(const Args& args, int32_t max_q, const Stream& stream) {
@@ -252,8 +252,17 @@ template <class P, int Ctas> void prefill_with(const Args& args, int32_t max_q, 
   launch({.name = "attention, prefill", .grid = grid, .block = P::kThreads, .stream = stream, .shared = size_t(P::kBytes)},
          prefill_kernel<P, Ctas>, args);
 }
+/// Single rows take tiles of one warp, for more keys on their way: the order of a row's sums is the same in all of one head size.
 template <class T> void prefill_16bit(const Args& args, int32_t max_q, const Stream& stream) {
   const int D = args.head_dim;
+  if (args.most_rows == 1) {
+    if (D <= 64) prefill_with<Prefill<T, 64, 1, 1, 64>, 6>(args, max_q, stream);
+    else if (D <= 80) prefill_with<Prefill<T, 80, 1, 1, 64>, 6>(args, max_q, stream);
+    else if (D <= 96) prefill_with<Prefill<T, 96, 1, 1, 64>, 6>(args, max_q, stream);
+    else if (D <= 128) prefill_with<Prefill<T, 128, 1, 1, 64>, 5>(args, max_q, stream);
+    else prefill_with<Prefill<T, 256, 1, 1, 32>, 4>(args, max_q, stream);
+    return;
+  }
   if (D <= 64) prefill_with<Prefill<T, 64, 2, 4, 64>, 2>(args, max_q, stream);
   else if (D <= 80) prefill_with<Prefill<T, 80, 2, 4, 64>, 2>(args, max_q, stream);
   else if (D <= 96) prefill_with<Prefill<T, 96, 2, 4, 64>, 2>(args, max_q, stream);

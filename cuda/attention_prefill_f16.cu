@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Prefill attention, f16 activations and pages. Instantiations: 5 (head sizes up to 64, 80, 96, 128, 256).
+// Prefill attention, f16 activations and pages. Instantiations: 10 (head sizes up to 64, 80, 96, 128, 256; for prompts
+// and for single rows).
 #include "attention_prefill.cuh"
 
 namespace neox::cuda::attn {

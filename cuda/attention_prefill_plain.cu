@@ -145,4 +145,9 @@ void prefill(const Args& args, int32_t max_q, const Stream& stream) {
   else prefill_plain(args, max_q, stream);
 }
 
+void decode_as_prefill(Args args, const Stream& stream) {
+  args.least_rows = args.most_rows = 1;
+  prefill(args, 1, stream);
+}
+
 }  // namespace neox::cuda::attn

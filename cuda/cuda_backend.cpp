@@ -6,13 +6,14 @@
 namespace neox {
 
 CudaBackend::CudaBackend(int device, const BackendConfig& config)
-    : device_(device), unfused_(config.attention == "unfused"), f32_scores_(config.unfused_scores == "float32") {
+    : device_(device), unfused_(config.attention == "unfused"), f32_scores_(config.unfused_scores == "float32"),
+      deterministic_(config.deterministic) {
   cuda::check(cudaSetDevice(device), "choose the device");
   cuda::check(cudaStreamCreateWithFlags(&stream_.handle, cudaStreamNonBlocking), "create a stream");
   stream_.early = config.programmatic_launch && cuda::kernels_can_wait();
   staging_ = std::make_unique<cuda::Staging>(stream_);
   workspace_ = allocate(cuda::kWorkspaceBytes);
-  gemm_ = std::make_unique<cuda::Gemm>(stream_, workspace_);
+  gemm_ = std::make_unique<cuda::Gemm>(stream_, workspace_, deterministic_ ? cuda::Gemm::Plans::one_a_matrix : cuda::Gemm::Plans::fastest);
   small_linear_ = std::make_unique<cuda::SmallLinear>(stream_, workspace_, cuda::kWorkspaceBytes);
 }
 
@@ -45,7 +46,8 @@ void CudaBackend::reserve(const Bounds& b) {
 
 void CudaBackend::attention(const AttentionArgs& a) {
   const cuda::Unfused unfused{.gemm = *gemm_, .f32_scores = f32_scores_, .scratch = unfused_scratch_, .bytes = unfused_bytes_};
-  cuda::attention(a, attention_workspace_, attention_workspace_bytes_, stream_, unfused_ ? &unfused : nullptr);
+  cuda::attention(a, attention_workspace_, attention_workspace_bytes_, stream_,
+                  deterministic_ ? cuda::DecodeOrder::as_prefill : cuda::DecodeOrder::fastest, unfused_ ? &unfused : nullptr);
 }
 
 }  // namespace neox

@@ -50,6 +50,7 @@ class CudaBackend final : public Backend {
 
   const int device_;
   const bool unfused_, f32_scores_;  // attention
+  const bool deterministic_;         // one arithmetic for a row, whatever rows there are beside it
   cuda::Stream stream_;
   std::unique_ptr<cuda::Staging> staging_;
   std::unique_ptr<cuda::Gemm> gemm_;

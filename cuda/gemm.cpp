@@ -48,12 +48,22 @@ class Operation {
 
 }  // namespace
 
-Gemm::Gemm(cudaStream_t stream, void* workspace) : stream_(stream), workspace_(workspace) { check(cublasLtCreate(&handle_), "start"); }
+// With one plan a matrix: the rows it is chosen for, and those of one product at most, which bound the room for sums of parts of K.
+constexpr int64_t kPlannedRows = 64, kRowsAtOnce = 256;
 
-Gemm::~Gemm() {
-  for (const auto& [key, plan] : plans_)
-    for (cublasLtMatrixLayout_t matrix : {plan.w, plan.x, plan.out}) cublasLtMatrixLayoutDestroy(matrix);
-  cublasLtDestroy(handle_);
+Gemm::Gemm(cudaStream_t stream, void* workspace, Plans plans) : stream_(stream), workspace_(workspace), kind_(plans) {
+  check(cublasLtCreate(&handle_), "start");
+}
+
+Gemm::~Gemm() { cublasLtDestroy(handle_); }
+
+Gemm::Layouts::Layouts(const Key& k)
+    : w(k.order == Order::by_outputs ? layout(k.in, k.n, k.k, k.w_ld, k.batch.count, k.batch.w)
+                                     : layout(k.in, k.k, k.n, k.w_ld, k.batch.count, k.batch.w)),
+      x(layout(k.in, k.m, k.k, k.x_ld, k.batch.count, k.batch.x)), out(layout(k.out, k.m, k.n, k.out_ld, k.batch.count, k.batch.out)) {}
+
+Gemm::Layouts::~Layouts() {
+  for (cublasLtMatrixLayout_t matrix : {w, x, out}) cublasLtMatrixLayoutDestroy(matrix);
 }
 
 Gemm::Key Gemm::key_of(const Call& c) {
@@ -75,44 +85,85 @@ Gemm::Key Gemm::key_of(const Call& c) {
           .batch = c.batch};
 }
 
-cublasLtMatmulAlgo_t Gemm::choose(const Key& k, cublasLtMatmulDesc_t operation, const Plan& p) const {
+/// What cuBLASLt's heuristic takes to be the fastest, best first; at least one.
+std::vector<cublasLtMatmulAlgo_t> Gemm::candidates(const Key& k, cublasLtMatmulDesc_t operation, int most) const {
   cublasLtMatmulPreference_t preference = nullptr;
   check(cublasLtMatmulPreferenceCreate(&preference), "prepare a choice");
   const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
     check(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value)), "prepare a choice");
   };
   set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t(kWorkspaceBytes));
+  // Sums of parts of K that lie apart are added in order; sums in place are added as they come.
+  if (kind_ == Plans::one_a_matrix) set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, k.w_alignment);
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, k.x_alignment);
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, k.out_alignment);
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, k.out_alignment);
-  cublasLtMatmulHeuristicResult_t found{};
+  const Layouts l(k);
+  std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<size_t>(most));
   int count = 0;
-  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle_, operation, p.w, p.x, p.out, p.out, preference, 1, &found, &count);
+  const cublasStatus_t status =
+      cublasLtMatmulAlgoGetHeuristic(handle_, operation, l.w, l.x, l.out, l.out, preference, most, found.data(), &count);
   cublasLtMatmulPreferenceDestroy(preference);
   if (status != CUBLAS_STATUS_SUCCESS || count == 0)
     fail(ErrorKind::unsupported, "cuBLASLt has no product of ", k.m, " rows, ", k.k, " inputs and ", k.n, " outputs, ",
          cublasLtGetStatusString(status));
-  return found.algo;
+  std::vector<cublasLtMatmulAlgo_t> algorithms;
+  for (int i = 0; i < count; i++) algorithms.push_back(found[size_t(i)].algo);
+  return algorithms;
+}
+
+bool Gemm::holds(const Key& k, cublasLtMatmulDesc_t operation, const cublasLtMatmulAlgo_t& algorithm) const {
+  const Layouts l(k);
+  cublasLtMatmulHeuristicResult_t result;
+  return cublasLtMatmulAlgoCheck(handle_, operation, l.w, l.x, l.out, l.out, &algorithm, &result) == CUBLAS_STATUS_SUCCESS &&
+         result.workspaceSize <= kWorkspaceBytes;
+}
+
+/// The best for kPlannedRows of those that hold for every number of rows up to kRowsAtOnce.
+cublasLtMatmulAlgo_t Gemm::choose_for_all_rows(const Key& key, cublasLtMatmulDesc_t operation) const {
+  Key k = key;
+  for (const int64_t planned : {kPlannedRows, int64_t(1), kRowsAtOnce}) {  // the last two: what is tiny has plans of its own
+    k.m = planned;
+    for (const cublasLtMatmulAlgo_t& algorithm : candidates(k, operation, 32)) {
+      const auto good = [&](int64_t rows) { return k.m = rows, holds(k, operation, algorithm); };
+      if (good(1) && good(2) && good(kPlannedRows) && good(kRowsAtOnce)) return algorithm;
+    }
+  }
+  fail(ErrorKind::unsupported, "cuBLASLt has no plan for 1 to ", kRowsAtOnce, " rows of ", k.k, " inputs and ", k.n,
+       " outputs, which deterministic asks for");
 }
 
 const Gemm::Plan& Gemm::plan_of(const Key& k, cublasLtMatmulDesc_t operation) {
-  if (const auto known = plans_.find(k); known != plans_.end()) return known->second;
-  const auto& [count, out_step, x_step, w_step] = k.batch;
-  const bool by_outputs = k.order == Order::by_outputs;
-  Plan plan{.w = layout(k.in, by_outputs ? k.n : k.k, by_outputs ? k.k : k.n, k.w_ld, count, w_step),
-            .x = layout(k.in, k.m, k.k, k.x_ld, count, x_step),
-            .out = layout(k.out, k.m, k.n, k.out_ld, count, out_step)};
-  plan.algorithm = choose(k, operation, plan);
-  return plans_.emplace(k, plan).first->second;
+  const auto [place, fresh] = plans_.try_emplace(k, k);
+  Plan& plan = place->second;
+  if (!fresh) return plan;
+  try {
+    plan.algorithm = kind_ == Plans::fastest ? candidates(k, operation, 1)[0] : choose_for_all_rows(k, operation);
+  } catch (...) {
+    plans_.erase(place);
+    throw;
+  }
+  return plan;
 }
 
 void Gemm::run(const Call& c) {
+  if (kind_ == Plans::fastest) return run_rows(c);
+  for (int64_t row = 0; row < c.x.rows; row += kRowsAtOnce) {
+    Call some = c;
+    some.x = c.x.from(row).first(std::min(kRowsAtOnce, c.x.rows - row));
+    some.out = c.out.from(row).first(some.x.rows);
+    run_rows(some);
+  }
+}
+
+void Gemm::run_rows(const Call& c) {
   Operation operation(c);
   const Plan& plan = plan_of(key_of(c), operation.get());
+  const Layouts& l = plan.layouts;
   const float alpha = c.scale, beta = c.sum == Sum::added ? 1 : 0;
-  check(cublasLtMatmul(handle_, operation.get(), &alpha, c.w.data, plan.w, c.x.data, plan.x, &beta, c.out.data, plan.out, c.out.data,
-                       plan.out, &plan.algorithm, workspace_, kWorkspaceBytes, stream_),
+  check(cublasLtMatmul(handle_, operation.get(), &alpha, c.w.data, l.w, c.x.data, l.x, &beta, c.out.data, l.out, c.out.data, l.out,
+                       &plan.algorithm, workspace_, kWorkspaceBytes, stream_),
         "multiply");
 }
 

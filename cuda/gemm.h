@@ -2,6 +2,7 @@
 // Matrix products by cuBLASLt, and the table of its algorithms.
 #pragma once
 #include <map>
+#include <vector>
 
 #include "base/tensor.h"
 #include "check.h"
@@ -12,7 +13,9 @@ constexpr size_t kWorkspaceBytes = size_t(32) << 20;
 
 class Gemm {
  public:
-  Gemm(cudaStream_t stream, void* workspace);  // workspace: [kWorkspaceBytes]
+  /// one_a_matrix: a row of out is computed the same, to the bit, whatever the number of rows.
+  enum class Plans { fastest, one_a_matrix };
+  Gemm(cudaStream_t stream, void* workspace, Plans plans = Plans::fastest);  // workspace: [kWorkspaceBytes]
   ~Gemm();
   Gemm(const Gemm&) = delete;
 
@@ -50,16 +53,27 @@ class Gemm {
     Batch batch;
     auto operator<=>(const Key&) const = default;
   };
-  struct Plan {
+  struct Layouts {
+    explicit Layouts(const Key& key);
+    ~Layouts();
+    Layouts(const Layouts&) = delete;
     cublasLtMatrixLayout_t w, x, out;
-    cublasLtMatmulAlgo_t algorithm;
+  };
+  struct Plan {
+    explicit Plan(const Key& key) : layouts(key) {}
+    Layouts layouts;
+    cublasLtMatmulAlgo_t algorithm = {};
   };
   static Key key_of(const Call& call);
+  void run_rows(const Call& call);
   const Plan& plan_of(const Key& key, cublasLtMatmulDesc_t operation);
-  cublasLtMatmulAlgo_t choose(const Key& key, cublasLtMatmulDesc_t operation, const Plan& layouts) const;
+  std::vector<cublasLtMatmulAlgo_t> candidates(const Key& key, cublasLtMatmulDesc_t operation, int most) const;
+  bool holds(const Key& key, cublasLtMatmulDesc_t operation, const cublasLtMatmulAlgo_t& algorithm) const;
+  cublasLtMatmulAlgo_t choose_for_all_rows(const Key& key, cublasLtMatmulDesc_t operation) const;
 
   const cudaStream_t stream_;
   void* const workspace_;
+  const Plans kind_;
   cublasLtHandle_t handle_ = nullptr;
   std::map<Key, Plan> plans_;  // entries never change
 };

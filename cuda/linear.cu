@@ -60,7 +60,7 @@ void CudaBackend::linear_part(const LinearArgs& a, cuda::Gemm::Sum sum) {
 }
 
 void CudaBackend::linear(std::initializer_list<LinearArgs> parts) {
-  if (cuda::SmallLinear::takes(parts)) return small_linear_->run(parts);
+  if (!deterministic_ && cuda::SmallLinear::takes(parts)) return small_linear_->run(parts);
   for (const LinearArgs* part = parts.begin(); part != parts.end(); part++) {
     const bool added = part != parts.begin() && part->out.data == parts.begin()->out.data;
     linear_part(*part, added ? cuda::Gemm::Sum::added : cuda::Gemm::Sum::fresh);

@@ -9,7 +9,7 @@ namespace neox::test {
 
 std::ostream& operator<<(std::ostream& out, const BackendSpec& s) {
   if (s.attention == "unfused") return out << s.device << "_unfused_" << s.unfused_scores;
-  if (s.device != "cpu") return out << s.device;
+  if (s.device != "cpu") return out << s.device << (s.deterministic ? "_deterministic" : "");
   return out << s.device << '_' << s.isa << '_' << s.threads << (s.threads == 1 ? "_thread" : "_threads");
 }
 std::string name_of(const testing::TestParamInfo<BackendSpec>& info) { return testing::PrintToString(info.param); }
@@ -17,9 +17,14 @@ std::string name_of(const testing::TestParamInfo<BackendSpec>& info) { return te
 std::vector<BackendSpec> cpu_backends() {
   return {{"cpu", "generic", 1}, {"cpu", "generic", 2}, {"cpu", "avx2", 1}, {"cpu", "avx2", 2}, {"cpu", "avx512", 1}, {"cpu", "avx512", 2}};
 }
-std::vector<BackendSpec> all_backends() {
+std::vector<BackendSpec> exact_backends() {
   auto backends = cpu_backends();
-  backends.push_back({"cuda", "auto", 0});
+  backends.push_back({.device = "cuda", .isa = "auto", .threads = 0, .deterministic = true});
+  return backends;
+}
+std::vector<BackendSpec> all_backends() {
+  auto backends = exact_backends();
+  backends.push_back({.device = "cuda", .isa = "auto", .threads = 0});
   return backends;
 }
 std::vector<BackendSpec> backends_with_a_baseline() {
@@ -30,8 +35,12 @@ BackendSpec baseline_of(const BackendSpec& s) { return {s.device, s.isa == "gene
 
 std::unique_ptr<Backend> open(const BackendSpec& s) {
   try {
-    auto backend = make_backend(
-        {.device = s.device, .isa = s.isa, .num_threads = s.threads, .attention = s.attention, .unfused_scores = s.unfused_scores});
+    auto backend = make_backend({.device = s.device,
+                                 .isa = s.isa,
+                                 .num_threads = s.threads,
+                                 .attention = s.attention,
+                                 .unfused_scores = s.unfused_scores,
+                                 .deterministic = s.deterministic});
     backend->reserve({.tokens = 1024, .kv = 2048, .heads = 16, .head_dim = 256, .vocab = 65536, .logit_rows = 64});
     return backend;
   } catch (const Error& e) {

@@ -23,6 +23,7 @@ struct BackendSpec {
   std::string device, isa;
   int threads;
   std::string attention = "fused", unfused_scores = "float32";
+  bool deterministic = false;
 };
 std::ostream& operator<<(std::ostream& out, const BackendSpec& spec);
 std::string name_of(const testing::TestParamInfo<BackendSpec>& info);
@@ -43,6 +44,7 @@ class SameBitsTest : public OpTest {
   std::unique_ptr<Backend> baseline_;
 };
 std::vector<BackendSpec> cpu_backends();
+std::vector<BackendSpec> exact_backends();
 std::vector<BackendSpec> all_backends();
 std::vector<BackendSpec> backends_with_a_baseline();
 BackendSpec baseline_of(const BackendSpec& spec);
@@ -50,10 +52,10 @@ BackendSpec baseline_of(const BackendSpec& spec);
 #define NEOX_OP_TEST(Suite)       \
   class Suite : public OpTest {}; \
   INSTANTIATE_TEST_SUITE_P(On, Suite, testing::ValuesIn(all_backends()), name_of)
-/// For what the CPU alone promises: one order of summation, whatever surrounds a row.
-#define NEOX_CPU_OP_TEST(Suite)   \
+/// For what the CPU promises, and CUDA if it is asked to be deterministic: one order of summation, whatever surrounds a row.
+#define NEOX_EXACT_OP_TEST(Suite) \
   class Suite : public OpTest {}; \
-  INSTANTIATE_TEST_SUITE_P(On, Suite, testing::ValuesIn(cpu_backends()), name_of)
+  INSTANTIATE_TEST_SUITE_P(On, Suite, testing::ValuesIn(exact_backends()), name_of)
 #define NEOX_SAME_BITS_TEST(Suite)      \
   class Suite : public SameBitsTest {}; \
   INSTANTIATE_TEST_SUITE_P(On, Suite, testing::ValuesIn(backends_with_a_baseline()), name_of)

@@ -43,7 +43,7 @@ INSTANTIATE_TEST_SUITE_P(On, AttentionOp, testing::ValuesIn(attention_backends()
 class AttentionWithScoresOfTheModelsType : public OpTest {};
 INSTANTIATE_TEST_SUITE_P(On, AttentionWithScoresOfTheModelsType, testing::Values(BackendSpec{"cuda", "auto", 0, "unfused", "model"}),
                          name_of);
-NEOX_CPU_OP_TEST(AttentionRowBits);
+NEOX_EXACT_OP_TEST(AttentionRowBits);
 NEOX_SAME_BITS_TEST(AttentionBits);
 
 TEST_P(AttentionOp, AgreesWithTheReferenceForEveryHeadSizeAndPageType) {

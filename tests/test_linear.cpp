@@ -63,7 +63,7 @@ class RowBits {
 }  // namespace
 
 NEOX_OP_TEST(LinearOp);
-NEOX_CPU_OP_TEST(LinearRowBits);
+NEOX_EXACT_OP_TEST(LinearRowBits);
 NEOX_SAME_BITS_TEST(LinearBits);
 
 TEST_P(LinearOp, AgreesWithTheReferenceForEveryShapeAndWeightType) {

@@ -75,10 +75,11 @@ struct BackendConfig {
   // Attention of several rows on CUDA: "fused", or "unfused", with all scores in memory, of type "float32" or "model", the activations'.
   std::string attention = "fused";
   std::string unfused_scores = "float32";
+  bool deterministic = false;  // a row's results are the same, to the bit, whatever other rows a step has; the CPU's always are
 };
 std::unique_ptr<Backend> make_backend(const BackendConfig& config);
 
 /// A backend that lives in a plugin exports `extern "C" neox::Backend* neox_make_backend(int abi, const BackendConfig&)`.
-constexpr int kBackendAbi = 4;
+constexpr int kBackendAbi = 5;
 
 }  // namespace neox

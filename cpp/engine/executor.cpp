@@ -29,9 +29,12 @@ Executor::Executor(EngineConfig& config, HostGroup& group, std::vector<std::stri
                            .num_threads = config.num_threads,
                            .programmatic_launch = config.programmatic_launch,
                            .attention = config.attention,
-                           .unfused_scores = config.unfused_scores});
+                           .unfused_scores = config.unfused_scores,
+                           .deterministic = config.deterministic});
   config.device = backend_->name();
   const bool unfused = config.attention == "unfused";
+  require(!unfused || !config.deterministic || !on_gpu(),
+          "attention is 'unfused' with deterministic, expected 'fused': cuBLASLt sums by length");
   if (unfused && !on_gpu()) warnings.push_back("attention is 'unfused', which is for CUDA: the CPU has one attention, and uses it");
   complete_limits(config);
   load(config, warnings);

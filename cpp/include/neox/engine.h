@@ -43,6 +43,8 @@ struct EngineConfig {
   // Prompts' attention on CUDA: "fused", or "unfused", with all scores in memory, of type "float32" or "model", the weights'.
   std::string attention = "fused";
   std::string unfused_scores = "float32";
+  // On CUDA: a request's logits are the same to the bit alone, in any batch, in any chunks and after a preemption. The CPU's always are.
+  bool deterministic = false;
   // Told while the model loads how many layers are there, and how many will be. What it throws ends the loading.
   std::function<void(int32_t done, int32_t layers)> on_layer_loaded;
 };
