@@ -31,7 +31,7 @@ class Checkpoint:
     """The tensors of a checkpoint in any form but "dummy", by HuggingFace's names, or of one file (.safetensors, torch.save) by its own.
 
     path: a folder or a file; load_format: as Engine's; model_config: config.json's text, where the folder has none and its form needs one.
-    Not safe from several threads at once.
+    Any thread may read.
     """
 
     def __init__(self, path: str | os.PathLike[str], load_format: str = "auto", model_config: str = "") -> None: ...
@@ -51,12 +51,16 @@ class Checkpoint:
     def done_with(self, name: str) -> None:
         """Lets its pages leave memory; arrays of it stay valid, and bring them back when they are looked at."""
 
+def training_step(path: str | os.PathLike[str]) -> str:
+    """The folder with layer files of EleutherAI's GPT-NeoX: `path`, what its file `latest` names, or its only global_step folder; or ""."""
+
 class Engine:
     def __init__(
         self,
         *,
         model: str,
         load_format: str,
+        model_config: str,
         dtype: str,
         device: str,
         kv_cache_dtype: str,
