@@ -65,7 +65,7 @@ def file_name(index, rank):
 
 
 def write(model, folder, ranks=1, dtype=torch.float32, step="global_step10", named=None, zipped=True, **changes):
-    """folder/latest, folder/configs/model.yml and the step's folder, whose path is returned. changes: of the yml's keys, None = not there."""
+    """folder/latest, folder/configs/model.yml and the step's folder, which is returned. changes: of the yml's keys, None = not there."""
     place = folder / step
     place.mkdir(parents=True)
     (folder / "latest").write_text(step + "\n")
