@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/file.h"
+#include "neox/checkpoint.h"
 
 namespace neox {
 namespace {
@@ -38,6 +39,11 @@ uint64_t digest_of(const std::string& path) {
   return h;
 }
 
+bool is_read(const std::string& file, const EngineConfig& c) {
+  if (file == "config.json" || file == "generation_config.json") return true;
+  return c.load_format != "dummy" && (file.ends_with(".safetensors") || file.ends_with(".bin") || file.ends_with("-model_states.pt"));
+}
+
 }  // namespace
 
 std::string what_ranks_share(const EngineConfig& c) {
@@ -47,14 +53,16 @@ std::string what_ranks_share(const EngineConfig& c) {
     << "\nload_format: " << c.load_format << "\ndtype: " << c.dtype << "\ndevice: " << c.device << "\nkv_cache_dtype: " << c.kv_cache_dtype
     << "\nblock_size: " << c.block_size << "\nmax_model_len: " << c.max_model_len << "\nmax_num_seqs: " << c.max_num_seqs
     << "\nmax_num_batched_tokens: " << c.max_num_batched_tokens << "\nmax_logprobs: " << c.max_logprobs << '\n';
-  std::vector<std::string> files;
-  for (const auto& entry : fs::directory_iterator(c.model)) {
-    const std::string name = entry.path().filename().string();
-    if (name == "config.json" || name == "generation_config.json" || (name.ends_with(".safetensors") && c.load_format != "dummy"))
-      files.push_back(name);
-  }
+  if (!c.model_config.empty()) s << "model_config: " << c.model_config << '\n';
+  std::vector<fs::path> folders{c.model};
+  if (const std::string step = training_step(c.model); !step.empty() && step != c.model) folders.emplace_back(step);
+  std::vector<fs::path> files;
+  for (const fs::path& folder : folders)
+    for (const auto& entry : fs::directory_iterator(folder))
+      if (is_read(entry.path().filename().string(), c)) files.push_back(entry.path());
   std::sort(files.begin(), files.end());
-  for (const auto& name : files) s << name << ": digest " << std::hex << digest_of(c.model + "/" + name) << std::dec << '\n';
+  for (const fs::path& file : files)
+    s << file.lexically_relative(c.model).string() << ": digest " << std::hex << digest_of(file.string()) << std::dec << '\n';
   return s.str();
 }
 

@@ -18,7 +18,7 @@ constexpr int64_t kMaxTablePages = 1 << 28;
 }  // namespace
 
 Executor::Executor(EngineConfig& config, HostGroup& group, std::vector<std::string>& warnings)
-    : group_(group), model_config_(read_model_config(config.model)) {
+    : group_(group), model_config_(find_model_config(config.model, config.model_config)) {
   shard_ = make_shard(model_config_, group.rank(), config.tensor_parallel_size, config.pipeline_parallel_size);
   if (config.num_threads == 0) config.num_threads = group.size() > 1 ? 1 : available_cores();
   if (group.size() > 1 && config.device == "auto") config.device = "cpu";

@@ -28,7 +28,10 @@ class Checkpoint {
   virtual void done_with(const std::string& name) = 0;  // it has been packed, and is not needed soon
 };
 
-/// load_format: "auto" and "safetensors" read the folder's safetensors, "dummy" makes random weights of config.json's shape.
+/// The model's configuration: `text`, or where it is empty config.json in the folder, or beside a training checkpoint's layer files.
+ModelConfig find_model_config(const std::string& folder, const std::string& text);
+
+/// load_format: as EngineConfig's. `config` is used after the call by "dummy" alone.
 std::unique_ptr<Checkpoint> open_checkpoint(const std::string& folder, const std::string& load_format, const ModelConfig& config);
 
 }  // namespace neox

@@ -117,9 +117,9 @@ int64_t ModelConfig::parameters() const {
   return int64_t(vocab_size) * h * (tie_word_embeddings ? 1 : 2) + num_hidden_layers * (attention + mlp + 2 * norm) + norm;
 }
 
-ModelConfig read_model_config(const std::string& folder) {
-  const std::string path = folder + "/config.json";
-  const Json json = read_json_object(path);
+ModelConfig read_model_config(const std::string& folder, const std::string& text) {
+  const std::string path = text.empty() ? folder + "/config.json" : folder + ": its configuration";
+  const Json json = text.empty() ? read_json_object(path) : parse_json_object(text, path);
   const Fields f{path, json};
   check_architecture(f);
   ModelConfig c;

@@ -25,7 +25,8 @@ struct ModelConfig {
   int32_t rotary_half() const { return (rotary_dim + 1) / 2; }
 };
 
-/// Reads config.json, and generation_config.json where there is one. Throws Error naming the file, the field, what was expected and found.
-ModelConfig read_model_config(const std::string& folder);
+/// Reads `text`, or where it is empty the folder's config.json, and generation_config.json where there is one. Throws Error naming the
+/// file, the field, what was expected and found.
+ModelConfig read_model_config(const std::string& folder, const std::string& text = "");
 
 }  // namespace neox

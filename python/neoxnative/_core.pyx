@@ -1,11 +1,14 @@
 # The C++ engine as Python objects, and nothing more: every call into C++ runs without the GIL.
 from operator import index
+from os import fsdecode, fsencode
+
+from numpy import asarray
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libcpp cimport bool as cpp_bool
-from libcpp.memory cimport unique_ptr
+from libcpp.memory cimport shared_ptr, unique_ptr
 from libcpp.span cimport span
 from libcpp.string cimport string
 from libcpp.utility cimport pair
@@ -172,12 +175,12 @@ cdef neox.Ids _ids(const int32_t[::1] ids) noexcept:
 cdef class Engine:
     cdef unique_ptr[neox.Engine] engine
 
-    def __cinit__(self, *, str model, str load_format, str dtype, str device, str kv_cache_dtype, str isa, str attention, str unfused_scores,
-                  kv_cache_memory, block_size, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads, max_logprobs,
-                  enable_prefix_caching, async_scheduling, record_steps, programmatic_launch, seed, on_layer_loaded, tensor_parallel_size,
-                  pipeline_parallel_size, str ranks, mpi_comm, str mpi_library, comm_timeout):
+    def __cinit__(self, *, str model, str load_format, str model_config, str dtype, str device, str kv_cache_dtype, str isa, str attention,
+                  str unfused_scores, kv_cache_memory, block_size, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads,
+                  max_logprobs, enable_prefix_caching, async_scheduling, record_steps, programmatic_launch, seed, on_layer_loaded,
+                  tensor_parallel_size, pipeline_parallel_size, str ranks, mpi_comm, str mpi_library, comm_timeout):
         cdef neox.EngineConfig c
-        c.model, c.load_format, c.dtype, c.device = model, load_format, dtype, device
+        c.model, c.load_format, c.model_config, c.dtype, c.device = model, load_format, model_config, dtype, device
         c.kv_cache_dtype, c.isa = kv_cache_dtype, isa
         c.attention, c.unfused_scores = attention, unfused_scores
         c.kv_cache_memory = _int64("kv_cache_memory", kv_cache_memory)
@@ -285,3 +288,6 @@ cdef class Engine:
 
     def failed(self):
         return self.engine.get() == NULL or self.engine.get().failed()
+
+
+include "_checkpoint.pxi"

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _core
+from .environment import default_attention, default_unfused_scores
 from .hub import resolve_model, resolve_tokenizer
 from .outputs import Delta, EngineInfo, RequestOutput, ScoreOutput, Stats
 from .params import SamplingParams, dtype_name
@@ -23,6 +24,7 @@ from .ranks import MpiRanks, born_together, collective, mpi_options
 from .requests import Request
 from .tensors import TensorOutput, column, read_params, read_prompts, write_outputs
 from .tokenizer import Tokenizer, load_tokenizer
+from .training import own_files
 
 DEMO_MODEL = Path(__file__).with_name("models") / "classics-7m"
 
@@ -34,10 +36,11 @@ class Engine:
     Errors: FileNotFoundError, ValueError (an option, a config, a file's content, a prompt), NotImplementedError (well-formed, but not
     something this build does), MemoryError, NumericalError, RuntimeError.
 
-    model: a HuggingFace folder (config.json, *.safetensors, tokenizer.json) or a name on its hub; None = the demo model in the package
+    model: a folder, HuggingFace's (config.json, weights, tokenizer.json) or of a GPT-NeoX training, or a name on the hub; None = the demo
     revision: of a model by name: a branch, tag or commit; None = the main branch
     tokenizer: a tokenizer.json, its folder or a name; None = the model's, and where it has none the engine works on ids
-    load_format: "auto" (what the folder holds), "safetensors", or "dummy": random weights of config.json's shape, for measuring
+    load_format: "auto" (what the folder holds, the first first): "safetensors", "pt" (pytorch_model.bin), "eleutherai" (layer_*.pt and
+        yml of a training); or "dummy": random weights of config.json's shape, for measuring
     dtype: of the weights: "auto" (the checkpoint's; float32 for the demo model), "float32", "float16" or "bfloat16"
     device: "auto", "cpu" or "cuda"
     kv_cache_dtype: "auto" (the weights'), "float32", "float16" or "bfloat16"
@@ -105,11 +108,13 @@ class Engine:
         if model is None and dtype_name(dtype) == "auto":
             dtype = "float32"
         folder = resolve_model(DEMO_MODEL if model is None else model, revision, weights=load_format != "dummy")
-        tokenizer_path = folder if tokenizer is None else resolve_tokenizer(tokenizer)
+        model_config, own_tokenizer = own_files(folder)
+        tokenizer_path = own_tokenizer if tokenizer is None else resolve_tokenizer(tokenizer)
         with announced(f"loading {'the demo model' if model is None else model} ...") as tell, born_together(comm):
             self._core = _core.Engine(
                 model=str(folder),
                 load_format=load_format,
+                model_config=model_config,
                 dtype=dtype_name(dtype),
                 device=device,
                 kv_cache_dtype=dtype_name(kv_cache_dtype),
@@ -125,8 +130,8 @@ class Engine:
                 async_scheduling=async_scheduling,
                 record_steps=record_steps,
                 programmatic_launch=programmatic_launch,
-                attention=_attention() if attention is None else attention,
-                unfused_scores=_unfused_scores() if unfused_scores is None else unfused_scores,
+                attention=default_attention() if attention is None else attention,
+                unfused_scores=default_unfused_scores() if unfused_scores is None else unfused_scores,
                 on_layer_loaded=tell,
                 seed=seed,
                 tensor_parallel_size=tensor_parallel_size,
@@ -136,7 +141,7 @@ class Engine:
             )
         self.info = EngineInfo(**self._core.info())
         self._ranks = MpiRanks(self._core, self.info.rank) if comm is not None and self.info.world_size > 1 else None
-        self.tokenizer = load_tokenizer(folder) if tokenizer is None else Tokenizer(tokenizer_path)
+        self.tokenizer = load_tokenizer(folder) if tokenizer_path is None else Tokenizer(tokenizer_path)
         if self.tokenizer is not None:
             self._core.set_vocabulary(self.tokenizer.bytes_table())
         self._changed = threading.Condition()  # guards the four below
@@ -393,11 +398,3 @@ class Engine:
             request.queue.append(request.take(raw))
             if request.queue[-1].finished:
                 del self._requests[raw["request_id"]]
-
-
-def _attention() -> str:
-    return "fused" if os.environ.get("FMHA_ENABLE", "ON") == "ON" else "unfused"
-
-
-def _unfused_scores() -> str:
-    return "model" if os.environ.get("CONTEXT_ATTENTION_BMM1_HALF_ACCUM") == "ON" else "float32"

@@ -12,17 +12,18 @@ from typing import NoReturn
 _NAME = re.compile(r"(?!.*(--|\.\.)|.*[.-]$)[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _CONFIG, _TOKENIZER = "config.json", "tokenizer.json"
 _TOKENIZER_FILES = (_TOKENIZER, "tokenizer_config.json")
-_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # or shards and an index of it; of several the first
 
 
 def resolve_model(model: str | os.PathLike[str], revision: str | None = None, *, weights: bool = True) -> Path:
     """The folder of a model: `model` itself where it is one, else that of the hub's repository of this name.
 
-    Of a repository only what the engine reads is brought: config.json, generation_config.json, the tokenizer and the safetensors, and
-    the latter only if `weights` asks for them and config.json is a GPT-NeoX's. A path object is a place and never a name.
+    Of a repository only what the engine reads is brought: config.json, generation_config.json, the tokenizer and the safetensors, or where
+    it has none pytorch_model.bin, and these only if `weights` asks for them and config.json is a GPT-NeoX's. A path object is a place and
+    never a name.
 
     FileNotFoundError: neither a folder nor a repository; offline, and not in the cache. ValueError: an unknown revision, a repository
-    without config.json or safetensors, a revision of a folder. RuntimeError: no access, no network, a download that broke off.
+    without config.json or weights, a revision of a folder. RuntimeError: no access, no network, a download that broke off.
     """
     if _is_folder(model, "a HuggingFace folder"):
         if revision is not None:
@@ -69,14 +70,15 @@ class _Repository:
             raise ValueError(f"{self._title} has no {required}")
         folder = self._fetch(required, self._revision).parent  # by this the cache knows which commit the revision is
         weights = weights and _is_gpt_neox(folder / _CONFIG)  # where it is none, the engine will refuse it by config.json
-        if weights and not files & {_INDEX, _WEIGHTS}:
+        form = next((file for file in _WEIGHTS if files & {file, _index(file)}), "")
+        if weights and not form:
             found = ", ".join(sorted(file for file in files if file.endswith((".bin", ".pt", ".safetensors")))) or "no weights at all"
-            raise ValueError(f"{self._title} has neither {_WEIGHTS} nor {_INDEX}: expected one of them, found {found}")
+            raise ValueError(f"{self._title} has neither {' nor '.join(_WEIGHTS)}, whole or in shards: expected one of them, found {found}")
         for file in optional:
             if file in files:
                 self._fetch(file, folder.name)
         if weights:
-            for file in _shards(self._fetch(_INDEX, folder.name)) if _INDEX in files else [_WEIGHTS]:
+            for file in _shards(self._fetch(_index(form), folder.name)) if _index(form) in files else [form]:
                 if file in files:  # the engine says which of the index's files is missing
                     self._fetch(file, folder.name)
         return folder
@@ -150,10 +152,15 @@ def _is_gpt_neox(config: Path) -> bool:
         return False
 
 
+def _index(file: str) -> str:
+    return f"{file}.index.json"
+
+
 def _weight_files(folder: Path) -> list[str]:
     """The names of a folder's weight files, there or not."""
-    index = folder / _INDEX
-    return [_INDEX, *_shards(index)] if index.exists() else [_WEIGHTS]
+    form = next((file for file in _WEIGHTS if (folder / file).exists() or (folder / _index(file)).exists()), _WEIGHTS[0])
+    index = folder / _index(form)
+    return [index.name, *_shards(index)] if index.exists() else [form]
 
 
 def _shards(index: Path) -> list[str]:

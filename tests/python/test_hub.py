@@ -188,18 +188,30 @@ def test_a_token_opens_a_private_repository_and_a_gated_one(serve, environment, 
     assert {entry[4] for entry in hub.log if entry[0] == "GET" and entry[1] == "resolve"} == {"Bearer good"}
 
 
+def test_pytorch_model_bin_comes_where_there_are_no_safetensors(serve, environment, files):
+    index = json.dumps({"weight_map": {"a": "pytorch_model-1.bin", "b": "pytorch_model-2.bin"}}).encode()
+    whole = {name: content for name, content in files.items() if name != "model.safetensors"}
+    shards = {"pytorch_model-1.bin": b"a", "pytorch_model-2.bin": b"b", "pytorch_model.bin.index.json": index}
+    hub = serve(old=Repository({"main": whole}), large=Repository({"main": {**whole, **shards}}))
+    environment |= {"HF_ENDPOINT": hub.endpoint}
+    assert set(files_of(folder_from(environment, "someone/old"))) == {*NEEDED, "pytorch_model.bin"}
+    assert set(files_of(folder_from(environment, "someone/large"))) == {*NEEDED, *shards}
+    environment |= {"HF_HUB_OFFLINE": "1"}
+    assert set(files_of(folder_from(environment, "someone/large"))) == {*NEEDED, *shards}
+
+
 def test_what_the_hub_does_not_have_is_said(serve, environment, files):
-    pickled = {name: content for name, content in files.items() if name != "model.safetensors" and not name.startswith("model.fp16")}
+    other = {name: content for name, content in files.items() if name not in ("model.safetensors", "pytorch_model.bin")}
     bare = {"README.md": b"words"}
-    hub = serve(**{"tiny-neox": Repository({"main": files}), "pickled": Repository({"main": pickled}), "bare": Repository({"main": bare})})
+    hub = serve(**{"tiny-neox": Repository({"main": files}), "other": Repository({"main": other}), "bare": Repository({"main": bare})})
     environment |= {"HF_ENDPOINT": hub.endpoint}
     kind, text = ask(environment, NAME, "step9")
     assert (kind, text) == ("ValueError", f"{NAME} has no revision 'step9': its branches are listed at {hub.endpoint}/{NAME}/tree/main")
-    kind, text = ask(environment, "someone/pickled", "main")
+    kind, text = ask(environment, "someone/other", "main")
     assert kind == "ValueError"
     assert text == (
-        "someone/pickled at revision 'main' has neither model.safetensors nor model.safetensors.index.json: "
-        "expected one of them, found pytorch_model.bin"
+        "someone/other at revision 'main' has neither model.safetensors nor pytorch_model.bin, whole or in shards: "
+        "expected one of them, found model.fp16.safetensors"
     )
     assert hub.files() == {"config.json"}
     assert ask(environment, "someone/bare") == ("ValueError", "someone/bare has no config.json")

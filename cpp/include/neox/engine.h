@@ -15,8 +15,11 @@
 namespace neox {
 
 struct EngineConfig {
-  std::string model;                     // a HuggingFace folder: config.json and *.safetensors
-  std::string load_format = "auto";      // "auto", "safetensors", or "dummy": random weights of config.json's shape, for measuring
+  std::string model;  // a folder: config.json, and weights in one of load_format's forms
+  // "safetensors"; "pt": pytorch_model.bin, or its shards and index; "eleutherai": a training checkpoint's layer_*-model_*-model_states.pt;
+  // "auto": the first of these that is there; "dummy": random weights of config.json's shape, for measuring.
+  std::string load_format = "auto";
+  std::string model_config;              // config.json's text, for a folder that has none; empty = the folder's
   std::string dtype = "auto";            // weights: "auto" (the checkpoint's), "float32", "float16", "bfloat16"
   std::string device = "auto";           // "auto", "cpu", "cuda"
   std::string kv_cache_dtype = "auto";   // "auto" (the weights' type), "float32", "float16", "bfloat16"
