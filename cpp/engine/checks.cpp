@@ -33,14 +33,14 @@ uint64_t digest_of(const std::string& path) {
   uint64_t h = 0xcbf29ce484222325 ^ file.size();
   if (file.size() <= kPiece * kPlaces) return digest(h, file.data(), file.size());
   uint64_t header = 0;
-  std::memcpy(&header, file.data(), sizeof header);
+  if (path.ends_with(".safetensors")) std::memcpy(&header, file.data(), sizeof header);
   h = digest(h, file.data(), std::min<size_t>(file.size(), std::max<size_t>(kPiece, 8 + std::min<uint64_t>(header, size_t(100) << 20))));
   for (size_t i = 0; i < kPlaces; i++) h = digest(h, file.data() + (file.size() - kPiece) * i / (kPlaces - 1), kPiece);
   return h;
 }
 
 bool is_read(const std::string& file, const EngineConfig& c) {
-  if (file == "config.json" || file == "generation_config.json") return true;
+  if (file == "config.json" || file == "config.ini" || file == "generation_config.json") return true;
   return c.load_format != "dummy" && (file.ends_with(".safetensors") || file.ends_with(".bin") || file.ends_with("-model_states.pt"));
 }
 

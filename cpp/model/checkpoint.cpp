@@ -4,6 +4,8 @@
 #include "base/check.h"
 #include "model/dummy.h"
 #include "model/eleutherai.h"
+#include "model/ft_checkpoint.h"
+#include "model/ft_config.h"
 #include "model/safetensors.h"
 #include "model/shards.h"
 #include "model/torch_checkpoint.h"
@@ -16,6 +18,7 @@ constexpr const char *kSafetensors = "model.safetensors", *kTorch = "pytorch_mod
 
 /// The form of what a folder holds.
 std::string detect(const std::string& folder) {
+  if (is_ft_folder(folder)) return "ft";
   if (has_weights(folder, kSafetensors)) return "safetensors";
   if (has_weights(folder, kTorch)) return "pt";
   if (!training_step(folder).empty()) return "eleutherai";
@@ -29,7 +32,10 @@ std::unique_ptr<StoredCheckpoint> open_folder(const std::string& folder, const s
   const std::string form = load_format == "auto" ? detect(folder) : load_format;
   if (form == "safetensors") return std::make_unique<SafetensorsCheckpoint>(folder);
   if (form == "pt") return std::make_unique<TorchCheckpoint>(folder);
-  require(form == "eleutherai", "load_format is '", form, "', expected auto, safetensors, pt, eleutherai or dummy");
+  if (form == "ft" && !is_ft_folder(folder))
+    fail(ErrorKind::not_found, folder, " is no folder of FasterTransformer's: expected config.ini and no config.json");
+  if (form == "ft") return std::make_unique<FtCheckpoint>(folder, read_ft_config(folder));
+  require(form == "eleutherai", "load_format is '", form, "', expected auto, safetensors, pt, eleutherai, ft or dummy");
   if (config) return std::make_unique<EleutherAiCheckpoint>(folder, *config);
   return std::make_unique<EleutherAiCheckpoint>(folder, find_model_config(folder, ""));
 }
@@ -62,7 +68,7 @@ std::unique_ptr<Checkpoint> open_checkpoint(const std::string& folder, const std
 }
 
 CheckpointReader::CheckpointReader(const std::string& path, const std::string& load_format, const std::string& model_config)
-    : stored_(open_any(path, load_format, model_config)) {}
+    : stored_(open_any(model_folder(path, 1), load_format, model_config)) {}
 
 CheckpointReader::~CheckpointReader() = default;
 

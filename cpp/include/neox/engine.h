@@ -15,9 +15,10 @@
 namespace neox {
 
 struct EngineConfig {
-  std::string model;  // a folder: config.json, and weights in one of load_format's forms
+  // A folder with config.json and weights in one of load_format's forms; or FasterTransformer's <N>-gpu, or the folder where they are.
+  std::string model;
   // "safetensors"; "pt": pytorch_model.bin, or its shards and index; "eleutherai": a training checkpoint's layer_*-model_*-model_states.pt;
-  // "auto": the first of these that is there; "dummy": random weights of config.json's shape, for measuring.
+  // "ft": FasterTransformer's; "auto": what is there; "dummy": random weights of the configuration's shape, for measuring.
   std::string load_format = "auto";
   std::string model_config;              // config.json's text, for a folder that has none; empty = the folder's
   std::string dtype = "auto";            // weights: "auto" (the checkpoint's), "float32", "float16", "bfloat16"
