@@ -64,9 +64,7 @@ def _add_tokenizer(app: FastAPI, service: Service) -> None:
             raise ApiError(400, "expected prompt or messages, and not both", param="prompt")
         if body.messages is not None:
             special = bool(body.add_special_tokens)
-            prompt = await service.encode_chat(
-                body.messages, add_generation_prompt=body.add_generation_prompt, add_special_tokens=special
-            )
+            prompt = await service.encode_chat(body.messages, add_generation_prompt=body.add_generation_prompt, add_special_tokens=special)
             ids = prompt.ids.tolist()
         else:
             ids = await service.encode(body.prompt or "", add_special_tokens=body.add_special_tokens is not False)
@@ -134,5 +132,3 @@ def _add_errors(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, answered(lambda error: of_status(error.status_code, error.detail).response()))
     app.add_exception_handler(ClientLeft, answered(lambda _: left_response()))
     app.add_exception_handler(Exception, answered(lambda error: of_request(error).response()))
-
-

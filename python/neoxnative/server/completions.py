@@ -37,17 +37,20 @@ async def complete(service: Service, body: CompletionBody, receive: Receive) -> 
 
 
 def _sampling(body: CompletionBody) -> SamplingParams:
-    best_of, n = body.best_of, body.n or 1
+    best_of, n = body.best_of, 1 if body.n is None else body.n
     if best_of is not None:
         if best_of < n:
             raise ValueError(f"best_of is {best_of}, expected n = {n} or more")
-        if best_of > n and (body.stream or (body.beam_width or 1) > 1):
+        if best_of > n and (body.stream or body.beam_width not in (None, 1)):
             raise ValueError(f"best_of is {best_of} with {'stream' if body.stream else 'beam_width'}, expected n = {n}, or to leave it out")
     logprobs = body.logprobs
     if best_of is not None and best_of > n and logprobs is None:
         logprobs = 0
     return body.sampling(
-        max_tokens=body.max_tokens, n=best_of or n, logprobs=logprobs, prompt_logprobs=body.logprobs if body.echo else None
+        max_tokens=body.max_tokens,
+        n=n if best_of is None else best_of,
+        logprobs=logprobs,
+        prompt_logprobs=body.logprobs if body.echo else None,
     )
 
 
@@ -56,7 +59,7 @@ class _Answer:
         self._service = service
         self._body = body
         self._calls = calls
-        self._n = body.n or 1  # choices of each prompt
+        self._n = 1 if body.n is None else body.n  # choices of each prompt
         self._with_ids = body.return_token_ids or service.engine.tokenizer is None
         self._head = {
             "id": new_id("cmpl"),
@@ -147,4 +150,3 @@ def _best(completions: list[CompletionOutput], n: int) -> list[CompletionOutput]
     if len(completions) <= n:
         return completions
     return sorted(completions, key=lambda one: -one.cumulative_logprob / max(len(one.token_ids), 1))[:n]
-
