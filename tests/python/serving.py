@@ -125,7 +125,7 @@ async def _exchange(port, method, path, data, headers, *, leave_after=None, paus
 
 async def _read_events(reader, reply, leave_after, pause):
     rest = b""
-    while size := int(await reader.readline() or b"0", 16):
+    while size := int(await reader.readuntil(b"\n"), 16):
         rest += (await reader.readexactly(size + 2))[:-2]
         *whole, rest = rest.split(b"\n\n")
         for event in whole:
