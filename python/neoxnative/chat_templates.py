@@ -15,8 +15,7 @@ from .tokenizer import Tokenizer
 # an answer besides EOS. A system message stands where the family has a place for it, else before the first turn.
 _DOLLY = """\
 {% if messages[0].role == 'system' %}{{ messages[0].content }}{% else %}\
-Below is an instruction that describes a task. Write a response that appropriately completes the request.{% endif %}
-
+Below is an instruction that describes a task. Write a response that appropriately completes the request.{% endif %}{{ "\n\n" }}\
 {% for m in messages if m.role != 'system' %}\
 {% if m.role == 'user' %}### Instruction:\n{{ m.content }}\n\n{% else %}### Response:\n{{ m.content }}\n\n### End\n\n{% endif %}\
 {% endfor %}{% if add_generation_prompt %}### Response:\n{% endif %}"""
