@@ -9,17 +9,21 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 START = 120  # seconds until a server has to listen
 
 
 class Server:
-    """A running server. Leaving the block ends it, by SIGKILL if it does not go by itself."""
+    """A running server. Leaving the block ends it, by SIGKILL if it does not go by itself.
 
-    def __init__(self, *arguments, env=None):
-        command = [sys.executable, "-m", "neoxnative", "serve", "--port", "0", "--uvicorn-log-level", "warning", *arguments]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})})
+    launch: makes the command of the server's, where it is started by another program
+    """
+
+    def __init__(self, *arguments, launch=lambda *command: command, env=None):
+        command = launch(sys.executable, "-m", "neoxnative", "serve", "--port", "0", "--uvicorn-log-level", "warning", *arguments)
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
         self.log = []
         self._listening = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -33,9 +37,9 @@ class Server:
         self.url = None
         for line in self.process.stderr:
             self.log.append(line)
-            found = re.search(r"serving \S+ at (http\S+)", line)
+            found = re.search(r"serving \S+ at (http\S+) \(process (\d+)\)", line)
             if found:
-                self.url = found[1]
+                self.url, self.pid = found[1], int(found[2])
                 self._listening.set()
         self._listening.set()  # it has ended
 
@@ -44,7 +48,8 @@ class Server:
 
     def __exit__(self, *_):
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
             try:
                 self.process.wait(30)
             except subprocess.TimeoutExpired:
@@ -54,7 +59,7 @@ class Server:
 
     def resident(self):
         """Bytes of memory that the process has now."""
-        with open(f"/proc/{self.process.pid}/status") as status:
+        with open(f"/proc/{self.pid}/status") as status:
             return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS"))
 
     async def metrics(self):

@@ -3,6 +3,8 @@
 
 import asyncio
 import json
+import os
+import signal
 
 import pytest
 
@@ -265,3 +267,18 @@ def test_a_conversation_needs_a_template_and_ids_no_tokenizer(folder_of):
         origin = asyncio.run(get(running.port, "/health", Origin="http://here.example"))
         assert origin.headers["access-control-allow-origin"] == "http://here.example"
         assert json.loads(asyncio.run(get(running.port, "/v1/models")).body)["data"][0]["id"] == "tiny"
+
+
+@pytest.mark.parametrize("how", ["threads", "mpi"])
+def test_several_ranks_serve_the_same_text(how, folder_of):
+    import mpi
+    from models import Model
+
+    folder, body = folder_of(Model()), {"prompt": [1, 2, 3], "max_tokens": 6, "temperature": 0, "ignore_eos": True}
+    wanted = Engine(folder).generate([1, 2, 3], SamplingParams(max_tokens=6, temperature=0, ignore_eos=True))[0].outputs[0].token_ids
+    flags = ["-tp", "2", "--num-threads", "1"]
+    how = {"launch": lambda *command: mpi.command(2, *command, "--mpi"), "env": mpi.environment()} if how == "mpi" else {}
+    with Server(folder, *flags, **how) as running:
+        assert asyncio.run(post(running.port, "/v1/completions", body)).json()["choices"][0]["token_ids"] == wanted
+        os.kill(running.pid, signal.SIGTERM)
+        assert running.process.wait(30) == 0

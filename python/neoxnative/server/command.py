@@ -31,6 +31,8 @@ def serve(engine_options: dict[str, Any], options: ServerOptions, *, mpi: bool) 
     listener = _bind(options) if listening else None
     engine = Engine(**engine_options, comm=comm)
     if listener is None:
+        for sig in (signal.SIGINT, signal.SIGTERM):  # rank 0's: it lets go of the others once it has finished
+            signal.signal(sig, signal.SIG_IGN)
         engine.follow()
         return 0
     for warning in engine.info.warnings:
@@ -75,7 +77,7 @@ def _run(engine: Engine, options: ServerOptions, listener: socket.socket, model:
     )
     host = f"[{options.host}]" if ":" in options.host else options.host
     url = f"http{'s' * config.is_ssl}://{host}:{listener.getsockname()[1]}"
-    server = _Server(config, engine, app.state.service.gate, f"serving {app.state.service.names[0]} at {url}")
+    server = _Server(config, engine, app.state.service.gate, f"serving {app.state.service.names[0]} at {url} (process {os.getpid()})")
     server.run(sockets=[listener])
     return int(engine.driver.error is not None)
 
