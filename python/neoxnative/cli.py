@@ -1,4 +1,4 @@
-"""The command line: neoxnative generate | score | convert | bench | info | doctor. What they do is in commands.py."""
+"""The command line: neoxnative generate | chat | score | serve | eval | convert | bench | info | doctor. What they do is in commands.py."""
 
 from __future__ import annotations
 
@@ -16,14 +16,24 @@ import neoxnative
 from neoxnative import Engine, SamplingParams
 
 from . import bench, commands
+from .server.options import ServerOptions
 
 _SAMPLING_DEFAULTS = {"max_tokens": 128, "temperature": 0.8, "top_p": 0.95, "seed": 0}
 _NOT_FOR_ONE = {"seed", "block_size", "max_num_seqs"}  # of a server's engine
+_SHORT = {"tensor_parallel_size": "-tp", "pipeline_parallel_size": "-pp"}  # vLLM's
 _GENERATE = """Continue a prompt and print both as they come. Without --model the demo model answers: a GPT-NeoX of 6.8 million
 parameters, trained on English fiction printed before 1928.
 
 The default here is to sample (temperature 0.8, top_p 0.95), since small models repeat themselves when greedy, with
 seed 0, so that the same command prints the same text. --temperature 0 is greedy; another --seed is another text."""
+_CHAT = """Talk with a model that was trained on conversations, in the form that its tokenizer's chat template or --chat-template gives.
+Each line of stdin is a turn."""
+_SERVE = """Serve a model over HTTP with OpenAI's endpoints, /v1/completions and /v1/chat/completions among them, until SIGTERM or Ctrl-C:
+requests that run then are finished, another Ctrl-C ends at once. It listens on 127.0.0.1 unless told otherwise."""
+_EVAL = """Run EleutherAI's lm-evaluation-harness: `neoxnative eval ARGUMENTS` is `lm_eval ARGUMENTS`, with --model neoxnative where none is
+given. Its --model_args are the options of Engine, and `lm_eval run -h` tells the rest:
+
+    neoxnative eval --model_args model=EleutherAI/pythia-160m,revision=step3000 --tasks lambada_openai"""
 _SCORE = """Print how probable each text is to the model: its perplexity, which is exp of the mean negative log-prob of its tokens,
 and how many tokens that is. A text's first token has no probability."""
 
@@ -40,7 +50,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: 0, 1 after an error, 2 after a wrong option, 130 after Ctrl-C."""
-    args = _parser().parse_args(argv)
+    args, args.arguments = _parser().parse_known_args(argv)
+    if args.arguments and args.run is not commands.evaluate:  # which passes them on
+        args.usage_error(f"unrecognized arguments: {' '.join(args.arguments)}")
     try:
         return int(args.run(args))
     except KeyboardInterrupt:
@@ -75,12 +87,24 @@ def _parser() -> _Parser:
     generate.add_argument("--json", action="store_true", help="print one JSON object for each prompt, in order, instead of text")
     _add_options(generate.add_argument_group("sampling"), SamplingParams, _SAMPLING_DEFAULTS)
     _add_options(generate.add_argument_group("engine"), Engine, skip=_NOT_FOR_ONE)
+    chat = command("chat", commands.chat, "talk with a model", _CHAT)
+    _add_model(chat)
+    chat.add_argument("--system", metavar="TEXT", help="a system message, which stands before the first turn")
+    chat.add_argument("--chat-template", metavar="NAME", help=_documented(ServerOptions)["chat_template"].replace("None", "unset"))
+    _add_options(chat.add_argument_group("sampling"), SamplingParams, _SAMPLING_DEFAULTS | {"max_tokens": 512, "seed": None}, skip={"n"})
+    _add_options(chat.add_argument_group("engine"), Engine, skip={"model", *_NOT_FOR_ONE})
     score = command("score", commands.score, "perplexity of texts", _SCORE)
     score.add_argument("text", nargs="*", metavar="TEXT", help='a text to score, "-" to read one from stdin')
     score.add_argument("--file", metavar="PATH", help='score every line of this file, "-" for stdin; empty lines are left out')
     score.add_argument("--per-token", action="store_true", help="also print each token's piece of the text and its natural log-probability")
     score.add_argument("--json", action="store_true", help="print one JSON object for each text, in order, and one for the total")
     _add_options(score.add_argument_group("engine"), Engine, skip={*_NOT_FOR_ONE, "max_logprobs"})
+    serve = command("serve", commands.serve, "serve a model over HTTP", _SERVE)
+    _add_model(serve)
+    serve.add_argument("--mpi", action="store_true", help="this is one of the processes that mpirun started, which are the ranks")
+    _add_options(serve.add_argument_group("server"), ServerOptions)
+    _add_options(serve.add_argument_group("engine"), Engine, skip={"model"})
+    command("eval", commands.evaluate, "run lm-evaluation-harness", _EVAL)
     _add_convert(command("convert", commands.convert, "a checkpoint in another format", _CONVERT))
     summary = "tokens/s, beside what the machine can do"
     measure = command("bench", commands.bench, summary, str(bench.__doc__))
@@ -97,6 +121,10 @@ def _parser() -> _Parser:
     checks = "Print versions, what this build holds and why a part is off, and let the demo model answer."
     command("doctor", commands.doctor, "check this installation", checks)
     return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a HuggingFace folder or a name on its hub (default: the demo model)")
 
 
 def _count(text: str) -> int:
@@ -153,11 +181,15 @@ def _add_convert(convert: argparse.ArgumentParser) -> None:
     convert.add_argument("--config-only", metavar="FOLDER", help=text)
 
 
+def _documented(source: type[Any]) -> dict[str, str]:
+    return dict(re.findall(r"^    (\w+): (.+)$", source.__doc__ or "", re.MULTILINE))
+
+
 def _add_options(
     group: argparse._ArgumentGroup, source: type[Any], defaults: Mapping[str, Any] = MappingProxyType({}), *, skip: Collection[str] = ()
 ) -> None:
     """One option for each parameter of `source`, its type from the annotation and its help from the class's docstring."""
-    documented = dict(re.findall(r"^    (\w+): (.+)$", source.__doc__ or "", re.MULTILINE))
+    documented = _documented(source)
     hints = get_type_hints(source.__init__)
     for name, parameter in inspect.signature(source).parameters.items():
         if name in skip or name == "comm":
@@ -165,6 +197,7 @@ def _add_options(
         default = defaults.get(name, parameter.default)
         text = documented.get(name, "").replace("%", "%%").replace("None", "unset")
         flag = "--" + name.replace("_", "-")
+        flags = (_SHORT[name], flag) if name in _SHORT else (flag,)
         choices = [str(value) for kind in get_args(hints[name]) if get_origin(kind) is Literal for value in get_args(kind)]
         if choices and bool in get_args(hints[name]):
             words = {"true": True, "false": False} | {choice: choice for choice in choices}
@@ -192,4 +225,4 @@ def _add_options(
                 flag, type=kind, action="append", default=None if default is None else [], metavar=metavar, help=text + " (may be repeated)"
             )
         else:
-            group.add_argument(flag, type=kind, default=default, metavar=metavar, help=text)
+            group.add_argument(*flags, type=kind, default=default, metavar=metavar, help=text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import os
 import platform
 import shutil
 import subprocess
@@ -22,9 +23,11 @@ import neoxnative
 from neoxnative import Engine, RequestOutput, SamplingParams, ScoreOutput
 
 from .bench import format_report, measure
+from .chat import Conversation, talk
 from .convert import Report, to_ft, to_hf, write_config
 from .hub import resolve_model
 from .progress import StatusLine
+from .server.options import ServerOptions
 
 PROMPT = "It was a dark and stormy night"
 
@@ -64,6 +67,36 @@ def score(args: Namespace) -> int:
     else:
         print(f"{total.perplexity:>12.4f}{len(scored):>10}  total of {len(scores)} text{'s' * (len(scores) != 1)}")
     return 0
+
+
+def chat(args: Namespace) -> int:
+    try:
+        params = SamplingParams(**_options(args, SamplingParams))
+    except ValueError as error:
+        args.usage_error(str(error))
+    return talk(Conversation(_open(args), params, template=args.chat_template, system=args.system))
+
+
+def serve(args: Namespace) -> int:
+    try:
+        from .server.command import serve as run
+    except ImportError as error:
+        raise ImportError(f'{error}: the server needs pip install "neoxnative[server]"') from None
+    given = _options(args, ServerOptions)
+    given["api_key"] = given["api_key"] or [key for key in [os.environ.get("NEOXNATIVE_API_KEY")] if key]
+    try:
+        options = ServerOptions(**given)
+    except ValueError as error:
+        args.usage_error(str(error))
+    return run(_options(args, Engine), options, mpi=args.mpi)
+
+
+def evaluate(args: Namespace) -> int:
+    try:
+        from .evaluation import main
+    except ImportError as error:
+        raise ImportError(f'{error}: evaluation needs pip install "neoxnative[eval]"') from None
+    return main(args.arguments)
 
 
 def convert(args: Namespace) -> int:

@@ -14,14 +14,15 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _core
+from .driver import AsyncCalls
 from .environment import default_attention, default_unfused_scores
 from .hub import resolve_model, resolve_tokenizer
 from .outputs import Delta, EngineInfo, RequestOutput, ScoreOutput, Stats
 from .params import SamplingParams, dtype_name
 from .progress import announced
-from .prompts import Prompt, Prompts, TokenPrompt, naming, read_prompt, split_prompts, token_array
+from .prompts import Prompt, Prompts, TokenPrompt, naming, read_prompt, token_array
 from .ranks import MpiRanks, born_together, collective, mpi_options
-from .requests import Request
+from .requests import Request, paired, raise_if_all_failed
 from .tensors import TensorOutput, column, read_params, read_prompts, write_outputs
 from .tokenizer import load_tokenizer, open_tokenizer
 from .training import own_files
@@ -29,15 +30,15 @@ from .training import own_files
 DEMO_MODEL = Path(__file__).with_name("models") / "classics-7m"
 
 
-class Engine:
+class Engine(AsyncCalls):
     """A loaded model and its requests.
 
     Any number of `generate`, `stream` and `submit` calls may be open at once, in any number of threads: their requests share the steps.
     Errors: FileNotFoundError, ValueError (an option, a config, a file's content, a prompt), NotImplementedError (well-formed, but not
     something this build does), MemoryError, NumericalError, RuntimeError.
 
-    model: a folder: HuggingFace's (config.json, weights, tokenizer.json), of a GPT-NeoX training, or FasterTransformer's (a <N>-gpu, or where
-        they are); or a name on the hub; None = the demo
+    model: a folder: HuggingFace's (config.json, weights, tokenizer.json), a GPT-NeoX training's, or FasterTransformer's (<N>-gpu, or where they
+        are); or a name on the hub; None = the demo
     revision: of a model by name: a branch, tag or commit; None = the main branch
     tokenizer: a tokenizer.json or spiece.model, its folder or a name; None = the model's, and where it has none the engine works on ids
     load_format: "auto" (what is there), "safetensors", "pt" (pytorch_model.bin), "eleutherai" (layer_*.pt and yml of a training), "ft"
@@ -162,31 +163,21 @@ class Engine:
         A refused prompt raises, and the call's other requests are cancelled. A request that fails later has finish_reason "error"; only
         if all failed, the first one's error is raised. Ctrl-C cancels the call's requests.
         """
-        read = []
-        for i, prompt in enumerate(split_prompts(prompts)):
-            with naming(i):
-                read.append(self._read(prompt))
-        if params is None or isinstance(params, SamplingParams):
-            params = [params or SamplingParams()] * len(read)
-        if len(params) != len(read):
-            raise ValueError(f"params has {len(params)} entries for {len(read)} prompts: expected one, or one for each prompt")
         queue: deque[Delta] = deque()
         outputs: dict[int, RequestOutput] = {}
+        pairs = paired(prompts, params, self._read)
         try:
             ids = []
-            for i, tokens in enumerate(read):
+            for i, (tokens, param) in enumerate(pairs):
                 with naming(i):
-                    ids.append(self._submit(tokens, params[i], queue))
+                    ids.append(self._submit(tokens, param, queue))
             while len(outputs) < len(ids):
                 for delta in self._next(queue):
                     if delta.output is not None:
                         outputs[delta.request_id] = delta.output
         finally:
             self._abandon(queue)
-        errors = [completion.error for output in outputs.values() for completion in output.outputs]
-        if errors and all(errors):
-            raise errors[0]  # type: ignore[misc]
-        return [outputs[request_id] for request_id in ids]
+        return raise_if_all_failed([outputs[request_id] for request_id in ids])
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
         """Continues one prompt and yields each step's Delta as it comes. The request starts with the loop; leaving the loop cancels it."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .outputs import CompletionOutput, Delta, Logprob, RequestOutput
 from .params import SamplingParams
-from .prompts import TokenPrompt
+from .prompts import Prompt, Prompts, TokenPrompt, naming, split_prompts
 from .tokenizer import AnyTokenizer
 
 
@@ -66,3 +67,26 @@ class Request:
 
     def _decode(self, token: int) -> str | None:
         return None if self._tokenizer is None else self._tokenizer.piece(token)
+
+
+def paired(
+    prompts: Prompts, params: SamplingParams | Sequence[SamplingParams] | None, read: Callable[[Prompt], TokenPrompt]
+) -> list[tuple[TokenPrompt, SamplingParams]]:
+    """Each of a call's prompts with its params."""
+    tokens = []
+    for i, prompt in enumerate(split_prompts(prompts)):
+        with naming(i):
+            tokens.append(read(prompt))
+    if params is None or isinstance(params, SamplingParams):
+        params = [params or SamplingParams()] * len(tokens)
+    if len(params) != len(tokens):
+        raise ValueError(f"params has {len(params)} entries for {len(tokens)} prompts: expected one, or one for each prompt")
+    return list(zip(tokens, params))
+
+
+def raise_if_all_failed(outputs: list[RequestOutput]) -> list[RequestOutput]:
+    """The outputs of a call; its first error if it has nothing else to give."""
+    errors = [completion.error for output in outputs for completion in output.outputs]
+    if errors and all(errors):
+        raise errors[0]  # type: ignore[misc]
+    return outputs

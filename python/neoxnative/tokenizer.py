@@ -57,9 +57,14 @@ class Tokenizer:
         """One past the highest id, added tokens counted."""
         return self._size
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text` as a prompt: with what the tokenizer's template adds, and BOS in front where its config asks for it."""
-        return [*self._prefix, *self._tokenizer.encode(text).ids]
+        prefix = self._prefix if add_special_tokens else []
+        return [*prefix, *self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids]
+
+    def special_id(self, text: str) -> int | None:
+        """The id of an added token, None where `text` is none."""
+        return next((i for i, added in self._tokenizer.get_added_tokens_decoder().items() if added.content == text), None)
 
     def decode(self, token_ids: list[int]) -> str:
         """Text of `token_ids`, special tokens left out."""

@@ -66,7 +66,8 @@ def test_a_stop_string_may_begin_in_the_prompt_and_ends_in_the_output(demo, beam
     text = demo.generate(PROMPT, params)[0].outputs[0].text
     for before, after in ((1, 1), (5, 3), (len(PROMPT), 8)):
         stop = PROMPT[len(PROMPT) - before :] + text[:after]
-        params = SamplingParams(max_tokens=30, temperature=0, ignore_eos=True, beam_width=beam_width, n=beam_width, stop=[stop, "never this"])
+        search = {"beam_width": beam_width, "n": beam_width, "stop": [stop, "never this"]}
+        params = SamplingParams(max_tokens=30, temperature=0, ignore_eos=True, **search)
         ended = [made for made in demo.generate(PROMPT, params)[0].outputs if made.stop_reason == stop]
         assert ended
         assert all(made.text == "" for made in ended)
