@@ -87,7 +87,8 @@ BeamEnd Engine::Impl::end_of(const Sequence& beam, const Continuation& c) const 
   if (p.stop.empty() || int32_t(tokens.size()) - beam.prompt_length < p.min_tokens) return end;
   const std::string last = tail_of(std::span(tokens).last(1), SIZE_MAX, vocabulary);
   const std::string tail = tail_of(tokens, longest_of(p.stop) - 1 + last.size(), vocabulary);
-  if (StopMatch match; find_stop(tail, p.stop, match, tail.size() - last.size())) end = {.reason = FinishReason::stop, .stop_string = p.stop[match.which]};
+  if (StopMatch match; find_stop(tail, p.stop, match, tail.size() - last.size()))
+    end = {.reason = FinishReason::stop, .stop_string = p.stop[match.which]};
   return end;
 }
 

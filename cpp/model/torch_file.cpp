@@ -204,8 +204,8 @@ void Tensors::walk(Ref r, const std::string& name, int depth) {
     if (key.kind == Kind::integer) {
       walk(v.items[i + 1], under(std::to_string(key.integer)), depth + 1);
     } else if (key.kind == Kind::text) {
-      require(is_name(key.text), path(), ": ", neox::quoted(key.text), " in ", neox::quoted(name), " is no name: expected UTF-8 of at most ",
-              kLongestName, " bytes");
+      require(is_name(key.text), path(), ": ", neox::quoted(key.text), " in ", neox::quoted(name),
+              " is no name: expected UTF-8 of at most ", kLongestName, " bytes");
       walk(v.items[i + 1], under(std::string(key.text)), depth + 1);
     }
   }
