@@ -6,6 +6,7 @@
 #include <random>
 
 #include "engine/block_pool.h"
+#include "neox/error.h"
 
 namespace neox::test {
 namespace {

@@ -14,7 +14,7 @@ const PromptTask* Engine::Impl::task_of(const Prompt& prompt) const {
   std::string names;
   for (const PromptTask& task : tasks) {
     if (task.name == prompt.task) return &task;
-    names += (names.empty() ? "'" : ", '") + task.name + "'";
+    names += concat(names.empty() ? "'" : ", '", task.name, "'");
   }
   fail(ErrorKind::invalid, "task is '", prompt.task, "', expected ",
        tasks.empty()       ? "none: this engine has no prompt_learning"

@@ -32,7 +32,7 @@ MappedFile open_exactly(const std::string& path, int64_t bytes, const PromptTask
 void read_table(PromptTask& t, const ModelConfig& c) {
   const DType dtype = dtype_named(t.file_dtype, "file_dtype");
   const int64_t count = t.length * numbers_per_token(t, c);
-  const MappedFile file = open_exactly(t.folder + "/model.prompt_table." + t.name + ".weight.bin", count * int64_t(size_of(dtype)), t);
+  const MappedFile file = open_exactly(concat(t.folder, "/model.prompt_table.", t.name, ".weight.bin"), count * int64_t(size_of(dtype)), t);
   t.values.resize(size_t(count));
   for (int64_t i = 0; i < count; i++) t.values[size_t(i)] = load_as_f32(file.data(), dtype, i);
 }
@@ -122,7 +122,7 @@ PromptLearning read_prompt_learning(const std::string& path, const std::string& 
     if (dtype != "fp32" && dtype != "fp16" && dtype != "bf16") files.reject("gptneox", "weight_data_type", "fp32, fp16 or bf16");
   }
   for (int32_t k = 0; k < tasks; k++) {
-    const std::string own = concat("task_", k), longer = section + "_" + own, in = ini.has(longer, "task_name") ? longer : own;
+    const std::string own = concat("task_", k), longer = concat(section, "_", own), in = ini.has(longer, "task_name") ? longer : own;
     PromptTask task{.name = ini.text(in, "task_name"), .type = type == 2 ? PromptType::prefix : PromptType::tuning};
     task.length = ini.integer_or(in, "prompt_length", 0);
     if (task.length < 0) ini.reject(in, "prompt_length", "0 or more");
