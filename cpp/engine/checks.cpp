@@ -52,7 +52,13 @@ std::string what_ranks_share(const EngineConfig& c) {
     << "\npipeline_parallel_size: " << c.pipeline_parallel_size << "\ncomm_timeout: " << c.comm_timeout
     << "\nload_format: " << c.load_format << "\ndtype: " << c.dtype << "\ndevice: " << c.device << "\nkv_cache_dtype: " << c.kv_cache_dtype
     << "\nblock_size: " << c.block_size << "\nmax_model_len: " << c.max_model_len << "\nmax_num_seqs: " << c.max_num_seqs
-    << "\nmax_num_batched_tokens: " << c.max_num_batched_tokens << "\nmax_logprobs: " << c.max_logprobs << '\n';
+    << "\nmax_num_batched_tokens: " << c.max_num_batched_tokens << "\nmax_logprobs: " << c.max_logprobs << "\nattention: " << c.attention
+    << ' ' << c.unfused_scores << "\ndeterministic: " << c.deterministic << '\n';
+  s << "prompt_learning_start_id: " << c.prompt_learning.start_id << '\n';
+  for (const PromptTask& t : c.prompt_learning.tasks)
+    s << "prompt_learning task " << t.name << ": type " << int(t.type) << ", length " << t.length << ", " << t.folder << ' ' << t.file_dtype
+      << ", digest " << std::hex << digest(0, reinterpret_cast<const char*>(t.values.data()), t.values.size() * sizeof(float)) << std::dec
+      << '\n';
   if (!c.model_config.empty()) s << "model_config: " << c.model_config << '\n';
   std::vector<fs::path> folders{c.model};
   if (const std::string step = training_step(c.model); !step.empty() && step != c.model) folders.emplace_back(step);

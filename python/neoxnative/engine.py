@@ -20,10 +20,11 @@ from .hub import resolve_model, resolve_tokenizer
 from .outputs import Delta, EngineInfo, RequestOutput, ScoreOutput, Stats
 from .params import SamplingParams, dtype_name
 from .progress import announced
+from .prompt_learning import PromptLearning, check_shapes, prompt_options
 from .prompts import Prompt, Prompts, TokenPrompt, naming, read_prompt, token_array
 from .ranks import MpiRanks, born_together, collective, mpi_options
 from .requests import Request, paired, raise_if_all_failed
-from .tensors import TensorOutput, column, read_params, read_prompts, write_outputs
+from .tensors import TensorOutput, read_call, write_outputs
 from .tokenizer import load_tokenizer, open_tokenizer
 from .training import own_files
 
@@ -37,8 +38,8 @@ class Engine(AsyncCalls):
     Errors: FileNotFoundError, ValueError (an option, a config, a file's content, a prompt), NotImplementedError (well-formed, but not
     something this build does), MemoryError, NumericalError, RuntimeError.
 
-    model: a folder: HuggingFace's (config.json, weights, tokenizer.json), a GPT-NeoX training's, or FasterTransformer's (<N>-gpu, or where they
-        are); or a name on the hub; None = the demo
+    model: a folder: HuggingFace's (config.json, weights, tokenizer.json), a GPT-NeoX training's, or FasterTransformer's (<N>-gpu, or where
+        they are); or a name on the hub; None = the demo
     revision: of a model by name: a branch, tag or commit; None = the main branch
     tokenizer: a tokenizer.json or spiece.model, its folder or a name; None = the model's, and where it has none the engine works on ids
     load_format: "auto" (what is there), "safetensors", "pt" (pytorch_model.bin), "eleutherai" (layer_*.pt and yml of a training), "ft"
@@ -62,6 +63,8 @@ class Engine(AsyncCalls):
         unfused; unset it means fused, unlike FasterTransformer's
     unfused_scores: type of those scores: "float32", or "model": the weights'. None = the environment's CONTEXT_ATTENTION_BMM1_HALF_ACCUM,
         where ON means model; else float32
+    deterministic: on CUDA, a request's logits are the same to the bit alone, in any batch, in any chunks and after a preemption; steps take
+        longer. The CPU's always are
     seed: of requests that bring none, in [0, 2**64); None = fresh entropy for each
     isa: for tests: the CPU kernels, "auto" (the best this machine runs), "generic", "avx2" or "avx512"
 
@@ -69,6 +72,10 @@ class Engine(AsyncCalls):
     pipeline_parallel_size: stages of layers, each of tensor_parallel_size ranks; several steps are then on their way at once
     comm: a communicator of mpi4py: its processes are the ranks, and all make this Engine; None = the ranks are threads of this process
     comm_timeout: seconds after which a rank that does not answer, or died, ends the others with a RuntimeError
+
+    prompt_learning: tasks that a prompt may name: {name: float array}, [layers, 2, heads, length, head_dim] for a prefix (keys as attention
+        uses them, rotated for positions 0, 1, ..., and values: HuggingFace's past_key_values), [length, hidden] for embeddings
+        (p/prompt-tuning), None for no prompt; or the folder of FasterTransformer's files and config.ini. They count in max_model_len
 
     Data types may also be numpy's.
 
@@ -100,12 +107,14 @@ class Engine(AsyncCalls):
         programmatic_launch: bool = True,
         attention: str | None = None,
         unfused_scores: str | None = None,
+        deterministic: bool = False,
         seed: int | None = None,
         isa: str = "auto",
         tensor_parallel_size: int = 1,
         pipeline_parallel_size: int = 1,
         comm: Any = None,
         comm_timeout: float = 60.0,
+        prompt_learning: PromptLearning | None = None,
     ) -> None:
         if model is None and dtype_name(dtype) == "auto":
             dtype = "float32"
@@ -140,8 +149,11 @@ class Engine(AsyncCalls):
                 pipeline_parallel_size=pipeline_parallel_size,
                 comm_timeout=comm_timeout,
                 **mpi_options(comm),
+                deterministic=deterministic,
+                **prompt_options(prompt_learning),
             )
-        self.info = EngineInfo(**self._core.info())
+        self.info = EngineInfo.of(self._core.info())
+        check_shapes(prompt_learning, self.info)
         self._ranks = MpiRanks(self._core, self.info.rank) if comm is not None and self.info.world_size > 1 else None
         folders = (folder, Path(self.info.model))
         self.tokenizer = load_tokenizer(*folders) if tokenizer_path is None else open_tokenizer(tokenizer_path)
@@ -158,7 +170,8 @@ class Engine(AsyncCalls):
     def generate(self, prompts: Prompts, params: SamplingParams | Sequence[SamplingParams] | None = None) -> list[RequestOutput]:
         """Continues every prompt and returns one RequestOutput each, in order.
 
-        prompts: one prompt or many: text, a list of texts, a list of ids, a list of id lists, or an int array [length] or [batch, length].
+        prompts: one prompt or many: text, a list of texts, a list of ids, a list of id lists, or an int array [length] or [batch, length];
+            or a dict, or list of them: see PromptDict.
         params: one for all, or one for each; None = SamplingParams().
         A refused prompt raises, and the call's other requests are cancelled. A request that fails later has finish_reason "error"; only
         if all failed, the first one's error is raised. Ctrl-C cancels the call's requests.
@@ -259,6 +272,10 @@ class Engine(AsyncCalls):
         top_p_min: ArrayLike = 1e-6,
         top_p_reset_ids: ArrayLike = -1,
         log_probs: Literal["before", "after"] = "before",
+        prompt_learning_task_name_ids: ArrayLike | None = None,
+        request_prompt_embedding: ArrayLike | None = None,
+        request_prompt_lengths: ArrayLike | None = None,
+        request_prompt_type: ArrayLike | None = None,
         padded_lengths: bool = False,
     ) -> TensorOutput:
         """FasterTransformer's call: a batch of ids in, ids, lengths and log-probs out. The names are its own.
@@ -270,39 +287,16 @@ class Engine(AsyncCalls):
         random_seed: with one seed row i has the draws of sample i of a request of that seed; with [B] each row those of sample 0 of its own
         bad_words_list, stop_words_list: [2, n] or [B, 2, n]: ids end to end, and where each list of them ends, with -1 to fill up
         log_probs: of the model's own distribution, or of that "after" penalties and temperature, as FasterTransformer's
+        prompt_learning_task_name_ids: [B] numbers of info.tasks; a tuning task's ids from info.prompt_learning_start_id on are its virtual
+            tokens, and are not in output_ids
+        request_prompt_embedding, request_prompt_lengths, request_prompt_type: soft prompts [B, longest, hidden], [B], [B] of 1
         padded_lengths: sequence_length counts a prompt's padding, as FasterTransformer's does
         The others are a scalar, [1] or [B] each. A row that fails raises its error.
         """
-        prompts = list(read_prompts(input_ids, input_lengths, start_id))
-        rows = len(prompts)
-        ends = (self.info.eos_token_ids or [0])[0] if end_id is None else end_id
-        fields = {
-            "request_output_len": request_output_len,
-            "temperature": temperature,
-            "repetition_penalty": repetition_penalty,
-            "presence_penalty": presence_penalty,
-            "min_length": min_length,
-            "len_penalty": len_penalty,
-            "beam_search_diversity_rate": beam_search_diversity_rate,
-            "top_p_decay": top_p_decay,
-            "top_p_min": top_p_min,
-            "top_p_reset_ids": top_p_reset_ids,
-        }
-        params = read_params(
-            rows,
-            beam_width=beam_width,
-            end_id=column("end_id", ends, rows, int),
-            runtime_top_k=runtime_top_k,
-            runtime_top_p=runtime_top_p,
-            random_seed=random_seed,
-            bad_words_list=bad_words_list,
-            stop_words_list=stop_words_list,
-            early_stopping=early_stopping,
-            log_probs=log_probs,
-            fields=fields,
-        )
-        outputs = self.generate([prompt for prompt, _ in prompts], params) if rows else []
-        return write_outputs(outputs, [given for _, given in prompts], np.shape(input_ids)[1], params, padded_lengths=padded_lengths)
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "padded_lengths")}
+        call = read_call(self.info, **arguments)
+        outputs = self.generate(call.prompts, call.params) if call.prompts else []
+        return write_outputs(outputs, call, padded_lengths=padded_lengths)
 
     @collective
     def score(self, prompts: Prompts, *, start: int = 0) -> list[ScoreOutput]:
@@ -342,11 +336,11 @@ class Engine(AsyncCalls):
         return Stats(**self._core.stats())
 
     def _read(self, prompt: Prompt) -> TokenPrompt:
-        return read_prompt(prompt, self.tokenizer, self.info.model)
+        return read_prompt(prompt, self.tokenizer, self.info)
 
     def _submit(self, prompt: TokenPrompt, params: SamplingParams, queue: deque[Delta]) -> int:
         with self._changed:  # so that no step of another thread delivers before the request is known here
-            request_id = self._core.submit(prompt.ids, params)
+            request_id = self._core.submit(prompt.ids, params, prompt.task, prompt.embeds)
             self._requests[request_id] = Request(request_id, prompt, params, self.tokenizer, queue)
         return request_id
 
