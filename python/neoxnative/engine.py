@@ -13,9 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from . import _core
+from . import _core, environment
 from .driver import AsyncCalls
-from .environment import default_attention, default_unfused_scores
 from .hub import resolve_model, resolve_tokenizer
 from .outputs import Delta, EngineInfo, RequestOutput, ScoreOutput, Stats
 from .params import SamplingParams, dtype_name
@@ -60,7 +59,7 @@ class Engine(AsyncCalls):
     programmatic_launch: CUDA kernels may start, and read weights, before the one before them has ended; the results are the same bits
     attention: of prompts on CUDA: "fused", or "unfused": as FasterTransformer without FMHA, with all scores in memory, for comparison; the
         CPU has one attention, and says in info.warnings that it uses it. None = the environment's FMHA_ENABLE, where anything but ON means
-        unfused; unset it means fused, unlike FasterTransformer's
+        unfused; unset it means fused, unlike FasterTransformer's. On a CPU it chooses nothing, which logging tells at info level
     unfused_scores: type of those scores: "float32", or "model": the weights'. None = the environment's CONTEXT_ATTENTION_BMM1_HALF_ACCUM,
         where ON means model; else float32
     deterministic: on CUDA, a request's logits are the same to the bit alone, in any batch, in any chunks and after a preemption; steps take
@@ -141,8 +140,8 @@ class Engine(AsyncCalls):
                 async_scheduling=async_scheduling,
                 record_steps=record_steps,
                 programmatic_launch=programmatic_launch,
-                attention=default_attention() if attention is None else attention,
-                unfused_scores=default_unfused_scores() if unfused_scores is None else unfused_scores,
+                attention=environment.attention() if attention is None else attention,
+                unfused_scores=environment.unfused_scores() if unfused_scores is None else unfused_scores,
                 on_layer_loaded=tell,
                 seed=seed,
                 tensor_parallel_size=tensor_parallel_size,
@@ -154,6 +153,8 @@ class Engine(AsyncCalls):
             )
         self.info = EngineInfo.of(self._core.info())
         check_shapes(prompt_learning, self.info)
+        if attention is None:
+            environment.settle(self.info)
         self._ranks = MpiRanks(self._core, self.info.rank) if comm is not None and self.info.world_size > 1 else None
         folders = (folder, Path(self.info.model))
         self.tokenizer = load_tokenizer(*folders) if tokenizer_path is None else open_tokenizer(tokenizer_path)
