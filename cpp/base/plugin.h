@@ -4,7 +4,8 @@
 
 namespace neox {
 
-/// Loads the shared library `file` from the folder that holds this library and returns its symbol.
+/// Loads the shared library `file` from the folder that holds this library, or of a program in bin/ from the libraries'
+/// folder beside it, and returns its symbol.
 /// Stays loaded for the life of the process. Throws Error(unsupported) with the loader's own words.
 void* plugin_symbol(const std::string& file, const char* symbol);
 

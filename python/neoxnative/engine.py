@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from . import _core
+from . import _core, environment
 from .hub import resolve_model, resolve_tokenizer
 from .outputs import Delta, EngineInfo, RequestOutput, ScoreOutput, Stats
 from .params import SamplingParams, dtype_name
@@ -54,7 +54,7 @@ class Engine:
     programmatic_launch: CUDA kernels may start, and read weights, before the one before them has ended; the results are the same bits
     attention: of prompts on CUDA: "fused", or "unfused": as FasterTransformer without FMHA, with all scores in memory, for comparison; the
         CPU has one attention, and says in info.warnings that it uses it. None = the environment's FMHA_ENABLE, where anything but ON means
-        unfused; unset it means fused, unlike FasterTransformer's
+        unfused; unset it means fused, unlike FasterTransformer's. On a CPU it chooses nothing, which logging tells at info level
     unfused_scores: type of those scores: "float32", or "model": the weights'. None = the environment's CONTEXT_ATTENTION_BMM1_HALF_ACCUM,
         where ON means model; else float32
     seed: of requests that bring none, in [0, 2**64); None = fresh entropy for each
@@ -125,8 +125,8 @@ class Engine:
                 async_scheduling=async_scheduling,
                 record_steps=record_steps,
                 programmatic_launch=programmatic_launch,
-                attention=_attention() if attention is None else attention,
-                unfused_scores=_unfused_scores() if unfused_scores is None else unfused_scores,
+                attention=environment.attention() if attention is None else attention,
+                unfused_scores=environment.unfused_scores() if unfused_scores is None else unfused_scores,
                 on_layer_loaded=tell,
                 seed=seed,
                 tensor_parallel_size=tensor_parallel_size,
@@ -135,6 +135,8 @@ class Engine:
                 **mpi_options(comm),
             )
         self.info = EngineInfo(**self._core.info())
+        if attention is None:
+            environment.settle(self.info)
         self._ranks = MpiRanks(self._core, self.info.rank) if comm is not None and self.info.world_size > 1 else None
         self.tokenizer = load_tokenizer(folder) if tokenizer is None else Tokenizer(tokenizer_path)
         if self.tokenizer is not None:
@@ -390,11 +392,3 @@ class Engine:
             request.queue.append(request.take(raw))
             if request.queue[-1].finished:
                 del self._requests[raw["request_id"]]
-
-
-def _attention() -> str:
-    return "fused" if os.environ.get("FMHA_ENABLE", "ON") == "ON" else "unfused"
-
-
-def _unfused_scores() -> str:
-    return "model" if os.environ.get("CONTEXT_ATTENTION_BMM1_HALF_ACCUM") == "ON" else "float32"

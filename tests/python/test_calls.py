@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 
-from neoxnative import Engine, SamplingParams
+from neoxnative import Engine, SamplingParams, environment
 from neoxnative.engine import DEMO_MODEL
 
 PROMPT = "It was a dark and stormy night"
@@ -168,23 +168,26 @@ def test_ctrl_c_ends_a_generate_and_no_other(engine):
     settle(engine)
 
 
-@pytest.mark.parametrize(
-    "variables, options, attention",
-    (
-        ({}, {}, "fused"),
-        ({"FMHA_ENABLE": "ON"}, {}, "fused"),
-        ({"FMHA_ENABLE": "OFF"}, {}, "unfused"),
-        ({"FMHA_ENABLE": ""}, {}, "unfused"),
-        ({"FMHA_ENABLE": "OFF"}, {"attention": "fused"}, "fused"),
-        ({}, {"attention": "unfused"}, "unfused"),
-    ),
-)
-def test_the_cpu_says_that_it_has_one_attention_where_another_is_asked_for(variables, options, attention, monkeypatch):
+@pytest.mark.parametrize("attention, warns", (("unfused", True), ("fused", False)))
+def test_the_cpu_warns_that_it_has_one_attention_where_another_is_asked_for(attention, warns, monkeypatch):
+    monkeypatch.setenv("FMHA_ENABLE", "OFF")  # which the argument outranks
+    warnings = Engine(device="cpu", kv_cache_memory=2**24, attention=attention).info.warnings
+    assert ["the CPU has one attention" in w for w in warnings] == [True] * warns
+
+
+@pytest.mark.parametrize("name, value", (("FMHA_ENABLE", "OFF"), ("FMHA_ENABLE", ""), ("CONTEXT_ATTENTION_BMM1_HALF_ACCUM", "ON")))
+def test_on_a_cpu_the_environment_chooses_no_attention_which_is_logged_once(name, value, monkeypatch, caplog):
     monkeypatch.delenv("FMHA_ENABLE", raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    warnings = Engine(device="cpu", kv_cache_memory=2**24, **options).info.warnings
-    assert ["the CPU has one attention" in w for w in warnings] == [True] * (attention == "unfused")
+    environment._say.cache_clear()
+    caplog.set_level("INFO", "neoxnative")
+    Engine(device="cpu", kv_cache_memory=2**24)
+    assert not caplog.records
+    monkeypatch.setenv(name, value)
+    for _ in range(2):
+        assert not Engine(device="cpu", kv_cache_memory=2**24).info.warnings
+    assert [record.getMessage() for record in caplog.records] == [
+        "FMHA_ENABLE and CONTEXT_ATTENTION_BMM1_HALF_ACCUM choose CUDA's attention: the CPU has one, and uses it"
+    ]
 
 
 @pytest.mark.parametrize("options", ({"attention": "flash"}, {"unfused_scores": "float16"}))
@@ -194,9 +197,16 @@ def test_an_attention_that_is_not_known_is_refused_by_name(options):
         Engine(device="cpu", **options)
 
 
-def test_the_type_of_unfused_scores_is_read_from_the_environment(monkeypatch):
-    from neoxnative import engine
-
-    for value, expected in (("ON", "model"), ("OFF", "float32"), ("", "float32")):
-        monkeypatch.setenv("CONTEXT_ATTENTION_BMM1_HALF_ACCUM", value)
-        assert engine._unfused_scores() == expected
+def test_what_the_environment_chooses_for_cuda(monkeypatch):
+    for value, attention, scores in (
+        (None, "fused", "float32"),
+        ("ON", "fused", "model"),
+        ("OFF", "unfused", "float32"),
+        ("", "unfused", "float32"),
+    ):
+        for name in ("FMHA_ENABLE", "CONTEXT_ATTENTION_BMM1_HALF_ACCUM"):
+            monkeypatch.delenv(name, raising=False)
+            if value is not None:
+                monkeypatch.setenv(name, value)
+        assert environment.attention() == attention
+        assert environment.unfused_scores() == scores

@@ -1,84 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The programs with FasterTransformer's command lines: gptneox_example and gpt_gemm. NEOX_BUILD names the build folder, else build/."""
+"""The programs with FasterTransformer's command lines: gptneox_example and gpt_gemm."""
 
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-import mpi
-from neoxnative import Engine, SamplingParams
+from example import INSTANCE, MODEL, REQUEST, TOOLS, Job, expected, program, rows_of
+from neoxnative import Engine
 from neoxnative.engine import DEMO_MODEL
-
-ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(os.environ.get("NEOX_BUILD", ROOT / "build")).resolve() / "bin"
-TOOLS = ROOT / "tools"
-INSTANCE, REQUEST, MODEL = "ft_instance_hyperparameter", "request", "classics_7m"
-
-
-def program(name):
-    path = BIN / name
-    if not path.exists():
-        pytest.skip(f"{path} is not built")
-    return path
-
-
-def rows_of(file):
-    return [[int(i) for i in line.split(",")] for line in Path(file).read_text().splitlines()]
-
-
-class Job:
-    """A folder with the demo's ini and csv, to change and to run in."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        for name in ("gptneox_config.ini", "start_ids.csv"):
-            shutil.copy(TOOLS / name, folder)
-        self.ini = folder / "gptneox_config.ini"
-        self.set(INSTANCE, model_dir=DEMO_MODEL)
-        self.set(REQUEST, top_k=1, top_p=0.0, temperature=1.0, request_output_len=32)  # greedy and short
-
-    def set(self, section, **keys):
-        """Replaces keys of the ini; None takes one away."""
-        head, found, tail = self.ini.read_text().partition(f"[{section}]\n")
-        body, bracket, rest = tail.partition("\n[")
-        for key, value in keys.items():
-            body, count = re.subn(rf"^{key}=.*$", "" if value is None else f"{key}={value}", body, flags=re.MULTILINE)
-            if count == 0 and value is not None:
-                body += f"\n{key}={value}\n"
-        self.ini.write_text(head + found + body + bracket + rest)
-
-    def prompts(self, *rows):
-        (self.folder / "start_ids.csv").write_text("".join(", ".join(map(str, row)) + "\n" for row in rows))
-
-    def run(self, **env):
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMI_"))}
-        return subprocess.run(
-            [program("gptneox_example"), self.ini], cwd=self.folder, env=clean | env, capture_output=True, text=True, timeout=300
-        )
-
-    def out(self):
-        """The ids of `out`, its layout checked to the byte."""
-        text = (self.folder / "out").read_text()
-        rows = [[int(i) for i in line.split()] for line in text.splitlines()]
-        assert text == "".join("".join(f"{i} " for i in row) + "\n" for row in rows)
-        return rows
-
-    def succeeds(self):
-        done = self.run()
-        assert done.returncode == 0, done.stderr
-        return done
-
-    def fails(self, **env):
-        done = self.run(**env)
-        assert done.returncode == 1, done
-        assert done.stderr.startswith("gptneox_example: ")
-        assert done.stderr.count("\n") == 1, "one line"
-        assert not (self.folder / "out").exists()
-        return done.stderr
 
 
 @pytest.fixture
@@ -89,13 +20,6 @@ def job(tmp_path):
 @pytest.fixture(scope="module")
 def engine():
     return Engine(dtype="float32")
-
-
-def expected(engine, prompts, width, end_id=0, **params):
-    params = {"temperature": 0, "max_tokens": 32, "ignore_eos": True, "stop_token_ids": [end_id]} | params
-    outputs = engine.generate(prompts, SamplingParams(**params))
-    rows = [prompt + output.outputs[0].token_ids for prompt, output in zip(prompts, outputs, strict=True)]
-    return [row + [end_id] * (width - len(row)) for row in rows]
 
 
 def test_without_an_argument_the_demo_says_from_any_folder_what_the_command_line_says(tmp_path, engine, run_cli):
@@ -241,16 +165,28 @@ REFUSED = [
     (INSTANCE, {"pipeline_para_size": 99}, "pipeline_parallel_size is 99, expected at most the model's"),
     (INSTANCE, {"model_name": "other"}, "[other] end_id is missing, and so is the section"),
     (INSTANCE, {"model_dir": "no/such/folder"}, "no/such/folder"),
-    (REQUEST, {"beam_width": 4}, "beam_width: expected 1, because beam search is not in this version, found '4"),
     (REQUEST, {"top_k": -1}, "top_k: expected an integer of at least 0, found '-1'"),
     (REQUEST, {"top_k": "many"}, "[request] top_k: expected an integer"),
     (REQUEST, {"top_p": 1.5}, "top_p: expected a number from 0 to 1, found '1.5'"),
     (REQUEST, {"temperature": -1}, "temperature: expected 0 or a number from 0.001 to 1000, found '-1'"),
     (REQUEST, {"temperature": None}, "[request] temperature is missing"),
-    (REQUEST, {"repetition_penalty": 1.2}, "repetition_penalty: expected 1, because repetition penalties are not in this version"),
-    (REQUEST, {"presence_penalty": 0.5}, "presence_penalty: expected 0, because presence penalties are not in this version"),
-    (REQUEST, {"len_penalty": 1}, "len_penalty: expected 0, because beam search is not in this version"),
-    (REQUEST, {"beam_search_diversity_rate": 0.1}, "beam_search_diversity_rate: expected 0, because beam search is not"),
+    (INSTANCE, {"device": "tpu"}, "device: expected auto, cpu or cuda, found 'tpu'"),
+    (INSTANCE, {"device": "cuda", "tensor_para_size": 2}, "expected one rank"),
+    (INSTANCE, {"load_format": "random"}, "load_format: expected auto or dummy, found 'random'"),
+    (INSTANCE, {"enable_custom_all_reduce": 2}, "enable_custom_all_reduce: expected 0 or 1, found '2'"),
+    (REQUEST, {"beam_width": 65}, "beam_width: expected 1 to 64, found '65"),
+    (REQUEST, {"beam_width": 0}, "beam_width: expected an integer of at least 1, found '0"),
+    (REQUEST, {"repetition_penalty": 0}, "repetition_penalty: expected more than 0 and at most 100, found '0'"),
+    (REQUEST, {"presence_penalty": -3}, "presence_penalty: expected -2 to 2, found '-3'"),
+    (REQUEST, {"len_penalty": 101}, "len_penalty: expected -100 to 100, found '101'"),
+    (REQUEST, {"beam_search_diversity_rate": "nan"}, "beam_search_diversity_rate: expected a number, found 'nan'"),
+    (REQUEST, {"top_p_decay": 0}, "top_p_decay: expected more than 0 and at most 1, found '0'"),
+    (REQUEST, {"top_p_min": 2}, "top_p_min: expected more than 0 and at most 1, found '2'"),
+    (REQUEST, {"top_p_reset_ids": -2}, "top_p_reset_ids: expected an integer of at least -1, found '-2'"),
+    (REQUEST, {"random_seed": -1}, "random_seed: expected an integer of at least 0, found '-1'"),
+    (REQUEST, {"start_ids_file": "none.csv"}, "none.csv: no such file"),
+    (REQUEST, {"bad_words_file": "none.csv"}, "none.csv: no such file"),
+    (REQUEST, {"stop_words_file": "none.csv"}, "none.csv: no such file"),
     (REQUEST, {"min_length": -1}, "min_length: expected an integer of at least 0"),
     (REQUEST, {"request_output_len": 0}, "request_output_len: expected an integer of at least 1"),
     (REQUEST, {"request_output_len": 1020}, "request_output_len=1020 new ones are more than the 1024 positions of the model"),
@@ -262,6 +198,7 @@ REFUSED = [
     (MODEL, {"decoder_layers": 44}, "decoder_layers: expected 6"),
     (MODEL, {"rotary_embedding": 24}, "rotary_embedding: expected 16"),
     (MODEL, {"use_gptj_residual": 0}, "use_gptj_residual: expected 1"),
+    (MODEL, {"end_id": -1}, "end_id: expected an integer of at least 0, found '-1'"),
     (MODEL, {"end_id": 4096}, "end_id: expected a token id below the vocabulary's 4096"),
     (MODEL, {"start_id": -1}, "start_id: expected a token id below the vocabulary's 4096"),
     (MODEL, {"prompt_learning_type": 2}, "prompt_learning_type: expected 0, because prompt learning is not in this version"),
@@ -285,12 +222,6 @@ def test_unknown_keys_are_announced(job):
     assert "[request] min_lenght is no key that this program reads" in job.succeeds().stderr
 
 
-@pytest.mark.parametrize("name", ["bad_words.csv", "stop_words.csv"])
-def test_word_lists_beside_the_ini_are_refused(job, name):
-    (job.folder / name).write_text("7768,3908\n1,2\n")
-    assert f"{name}: word lists are not in this version" in job.fails()
-
-
 def test_prompts_that_are_wrong_or_not_there_are_named(job):
     job.prompts([0, 790], [0, 4096])
     assert "start_ids.csv:2: expected ids below the vocabulary's 4096, found 4096" in job.fails()
@@ -309,12 +240,16 @@ def test_an_ini_that_is_not_there_or_no_ini_is_named(job):
     assert "gptneox_config.ini: no such file" in job.fails()
 
 
-@pytest.mark.parametrize("mark", ["config.ini", "1-gpu"])
-def test_a_converted_checkpoint_is_told_apart(job, mark):
-    model = job.folder / "model"
-    (model / mark).mkdir(parents=True)
-    job.set(INSTANCE, model_dir="model")
-    assert f"model holds {mark}, so it is a FasterTransformer checkpoint" in job.fails()
+def test_of_converted_folders_that_of_the_ranks_is_taken_then_any_then_the_folder_itself(job):
+    """Folders of any format, so that of this model here."""
+    for present, taken in (("", ""), ("4-gpu", "4-gpu"), ("2-gpu", "2-gpu"), ("16-gpu", "2-gpu"), ("1-gpu", "1-gpu")):
+        (job.folder / "model" / present).mkdir(parents=True, exist_ok=True)
+        if present:
+            (job.folder / "model" / present / "config.json").write_text("{")
+        job.set(INSTANCE, model_dir="model")
+        assert f"{(Path('model') / taken / 'config.json')} is not JSON" in job.fails()
+    job.set(INSTANCE, tensor_para_size=4)
+    assert "model/4-gpu/config.json is not JSON" in job.fails()
 
 
 @pytest.mark.parametrize(("tp", "pp"), [(2, 1), (1, 2), (2, 3)])
@@ -331,9 +266,7 @@ def test_under_mpirun_the_ranks_are_processes_and_write_the_same_out(job, ranks,
     job.succeeds()
     alone = job.out()
     job.set(INSTANCE, pipeline_para_size=pp)
-    line = mpi.command(ranks, program("gptneox_example"), job.ini)
-    done = subprocess.run(line, cwd=job.folder, env=mpi.environment(), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    done = job.succeeds(ranks)
     assert f"Total ranks: {ranks}." in done.stdout
     assert f"[INFO] Setting tensor_para_size to {ranks // pp}" in done.stdout
     assert job.out() == alone
@@ -341,8 +274,7 @@ def test_under_mpirun_the_ranks_are_processes_and_write_the_same_out(job, ranks,
 
 def test_under_mpirun_an_error_ends_all_ranks(job):
     job.set(INSTANCE, pipeline_para_size=3)
-    line = mpi.command(2, program("gptneox_example"), job.ini)
-    done = subprocess.run(line, cwd=job.folder, env=mpi.environment(), capture_output=True, text=True, timeout=60)
+    done = job.run(2)
     assert done.returncode != 0
     assert "pipeline_para_size: expected a divisor of the 2 MPI ranks, found '3'" in done.stderr
 

@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The engine as C++ programs and the Python package see it. Everything here works on token ids.
+//
+// Stable, for as long as version()'s first two numbers are the same: the names and meanings in neox/*.h, and that Error is all that is
+// thrown. Structs may gain fields with defaults that change nothing, so set them by name (.model = ..., in the order declared) and compile
+// anew with each version: there is no binary interface to rely on. Not stable: the words of messages, and what the *_detail and ranks
+// strings of EngineInfo hold. What is not under neox/ may change at any time.
 #pragma once
 #include <cstdint>
 #include <functional>
