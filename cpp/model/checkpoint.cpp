@@ -3,6 +3,8 @@
 
 #include "base/check.h"
 #include "model/dummy.h"
+#include "model/ft_checkpoint.h"
+#include "model/ft_config.h"
 #include "model/safetensors.h"
 #include "neox/checkpoint.h"
 
@@ -10,7 +12,12 @@ namespace neox {
 namespace {
 
 std::unique_ptr<StoredCheckpoint> open_stored(const std::string& path, const std::string& load_format) {
-  require(load_format == "auto" || load_format == "safetensors", "load_format is '", load_format, "', expected auto, safetensors or dummy");
+  const bool any = load_format == "auto";
+  require(any || load_format == "safetensors" || load_format == "ft", "load_format is '", load_format,
+          "', expected auto, safetensors, ft or dummy");
+  if (load_format == "ft" && !is_ft_folder(path))
+    fail(ErrorKind::not_found, path, " is no folder of FasterTransformer's: expected config.ini and no config.json");
+  if (load_format == "ft" || (any && is_ft_folder(path))) return std::make_unique<FtCheckpoint>(path, read_ft_config(path));
   return std::make_unique<SafetensorsCheckpoint>(path);
 }
 
@@ -22,7 +29,7 @@ std::unique_ptr<Checkpoint> open_checkpoint(const std::string& folder, const std
 }
 
 CheckpointReader::CheckpointReader(const std::string& path, const std::string& load_format, const std::string&)
-    : stored_(open_stored(path, load_format)) {}
+    : stored_(open_stored(model_folder(path, 1), load_format)) {}
 
 CheckpointReader::~CheckpointReader() = default;
 

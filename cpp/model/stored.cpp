@@ -28,15 +28,40 @@ void copy_run(char* to, const char* from, int64_t n, int64_t step, const FileTen
   }
 }
 
-/// Copies `t` from its axis `axis` on into rows that are `row` bytes apart; to: where the first element goes.
-void copy_axis(char*& to, const char* from, const FileTensor& t, size_t axis) {
-  const int64_t n = t.shape[axis], step = t.strides[axis];
-  if (axis + 1 == t.shape.size()) {
-    copy_run(to, from, n, step, t);
-    to += size_t(n) * size_of(t.dtype);
+/// to[r][c] = from[c][r], in tiles that stay in the cache on both sides; `to_row` and `from_row` elements from one row to the next.
+template <class T> void copy_turned(T* to, int64_t to_row, const T* from, int64_t from_row, int64_t rows, int64_t cols) {
+  constexpr int64_t kTile = 32;
+  for (int64_t c0 = 0; c0 < cols; c0 += kTile)
+    for (int64_t r0 = 0; r0 < rows; r0 += kTile)
+      for (int64_t r = r0; r < std::min(r0 + kTile, rows); r++)
+        for (int64_t c = c0; c < std::min(c0 + kTile, cols); c++) std::memcpy(to + r * to_row + c, from + c * from_row + r, sizeof(T));
+}
+
+/// Copies a matrix, the last two axes of `t` from `from` on, into rows that are `to_row` elements apart.
+void copy_matrix(char* to, int64_t to_row, const char* from, const FileTensor& t) {
+  const size_t last = t.shape.size() - 1;
+  const int64_t rows = t.shape[last - 1], cols = t.shape[last], row_step = t.strides[last - 1], step = t.strides[last];
+  if (row_step == 1 && step != 1 && !t.wide) {
+    if (size_of(t.dtype) == 4) copy_turned(reinterpret_cast<float*>(to), to_row, reinterpret_cast<const float*>(from), step, rows, cols);
+    else copy_turned(reinterpret_cast<uint16_t*>(to), to_row, reinterpret_cast<const uint16_t*>(from), step, rows, cols);
     return;
   }
-  for (int64_t i = 0; i < n; i++) copy_axis(to, from + i * step * int64_t(t.element()), t, axis + 1);
+  for (int64_t r = 0; r < rows; r++)
+    copy_run(to + r * to_row * int64_t(size_of(t.dtype)), from + r * row_step * int64_t(t.element()), cols, step, t);
+}
+
+/// Copies `t` from its axis `axis` on, and moves `to` past it.
+void copy_axis(char*& to, const char* from, const FileTensor& t, size_t axis) {
+  const size_t left = t.shape.size() - axis, size = size_of(t.dtype);
+  if (left == 1) {
+    copy_run(to, from, t.shape[axis], t.strides[axis], t);
+    to += size_t(t.shape[axis]) * size;
+  } else if (left == 2) {
+    copy_matrix(to, t.shape[axis + 1], from, t);
+    to += size_t(t.shape[axis] * t.shape[axis + 1]) * size;
+  } else {
+    for (int64_t i = 0; i < t.shape[axis]; i++) copy_axis(to, from + i * t.strides[axis] * int64_t(t.element()), t, axis + 1);
+  }
 }
 
 void copy_whole(char* to, const FileTensor& t) {
@@ -59,18 +84,12 @@ void forget(const FileTensor& t) { t.file->forget(t.data, span_bytes(t)); }
 void join_along(char* out, const Entry& e) {
   int64_t outer = 1, inner = 1;
   for (size_t i = 0; i < e.shape.size(); i++) (i < e.axis ? outer : inner) *= e.shape[i];
-  const size_t size = size_of(e.parts[0].dtype), row = size_t(inner) * size;
+  const size_t size = size_of(e.parts[0].dtype);
   size_t at = 0;
   for (const FileTensor& part : e.parts) {
     const size_t width = size_t(part.count() / std::max<int64_t>(outer, 1)) * size;
-    if (outer == 1) {
-      copy_whole(out + at, part);
-    } else {
-      for (int64_t r = 0; r < outer; r++) {  // axis 1 of a matrix, the only other there is
-        char* to = out + size_t(r) * row + at;
-        copy_run(to, part.data + r * part.strides[0] * int64_t(part.element()), part.shape[1], part.strides[1], part);
-      }
-    }
+    if (outer == 1) copy_whole(out + at, part);
+    else copy_matrix(out + at, inner, part.data, part);  // axis 1 of a matrix, the only other there is
     at += width;
     forget(part);
   }
@@ -87,7 +106,7 @@ void add_up(char* out, const Entry& e) {
     for (size_t i = 0; i < n; i++) sum[i] += double(load_as_f32(values.data(), dtype, int64_t(i)));
   }
   const double scale = e.join == Entry::Join::mean ? double(e.parts.size()) : 1.0;
-  for (size_t i = 0; i < n; i++) store_from_f32(out, dtype, int64_t(i), float(sum[i] / scale));
+  for (size_t i = 0; i < n; i++) store_from_f32(out, dtype, int64_t(i), float(sum[i] * e.scale / scale));
 }
 
 }  // namespace
@@ -137,7 +156,7 @@ StoredTensor StoredCheckpoint::read(const std::string& name) const {
   const FileTensor& first = e.parts[0];
   StoredTensor out{.dtype = name_of(first.dtype), .shape = e.shape, .bytes = size_of(first.dtype)};
   for (const int64_t n : e.shape) out.bytes *= size_t(n);
-  if (e.parts.size() == 1 && !first.wide && first.contiguous()) {
+  if (e.parts.size() == 1 && e.join == Entry::Join::along_axis && !first.wide && first.contiguous()) {
     out.data = first.data;
     return out;
   }

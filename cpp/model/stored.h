@@ -33,6 +33,7 @@ struct Entry {
   std::vector<int64_t> shape;  // with one part, any that has as many elements as the part in its order
   Join join = Join::along_axis;
   size_t axis = 0;
+  double scale = 1;  // of a sum or mean
 };
 
 /// A checkpoint whose tensors are views of mapped files, known by name, type and shape before any is read.
