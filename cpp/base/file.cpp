@@ -47,6 +47,11 @@ void MappedFile::forget(const void* from, size_t bytes) const {
 
 bool file_exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
 
+bool is_folder(const std::string& path) {
+  struct stat st;
+  return stat(path.c_str(), &st) == 0 && S_ISDIR(st.st_mode);
+}
+
 std::string read_text(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   if (!in) fail(ErrorKind::not_found, path, ": ", std::strerror(errno));

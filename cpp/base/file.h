@@ -26,6 +26,7 @@ class MappedFile {
 };
 
 bool file_exists(const std::string& path);
+bool is_folder(const std::string& path);
 std::string read_text(const std::string& path);  // throws Error(not_found)
 
 }  // namespace neox

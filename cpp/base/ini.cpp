@@ -132,6 +132,12 @@ const Ini::Entry& Ini::get(std::string_view section, std::string_view key) const
 
 bool Ini::has(std::string_view section, std::string_view key) const { return find(section, key) != nullptr; }
 
+std::vector<std::string> Ini::sections() const {
+  std::vector<std::string> names;
+  for (const auto& [name, keys] : sections_) names.push_back(name);
+  return names;
+}
+
 std::vector<std::string> Ini::keys(std::string_view section) const {
   std::vector<std::string> names;
   const auto in = sections_.find(lower(section));

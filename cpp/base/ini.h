@@ -24,6 +24,7 @@ class Ini {
 
   const std::string& file() const { return file_; }
   bool has(std::string_view section, std::string_view key) const;
+  std::vector<std::string> sections() const;                      // lower case, sorted
   std::vector<std::string> keys(std::string_view section) const;  // lower case, sorted; empty if there is no such section
 
   /// A key that is missing, or holds something else, is an Error(invalid) naming file, section, key, and what was expected and found.

@@ -32,7 +32,7 @@ uint64_t digest_of(const std::string& path) {
   uint64_t h = 0xcbf29ce484222325 ^ file.size();
   if (file.size() <= kPiece * kPlaces) return digest(h, file.data(), file.size());
   uint64_t header = 0;
-  std::memcpy(&header, file.data(), sizeof header);
+  if (path.ends_with(".safetensors")) std::memcpy(&header, file.data(), sizeof header);
   h = digest(h, file.data(), std::min<size_t>(file.size(), std::max<size_t>(kPiece, 8 + std::min<uint64_t>(header, size_t(100) << 20))));
   for (size_t i = 0; i < kPlaces; i++) h = digest(h, file.data() + (file.size() - kPiece) * i / (kPlaces - 1), kPiece);
   return h;
@@ -50,7 +50,8 @@ std::string what_ranks_share(const EngineConfig& c) {
   std::vector<std::string> files;
   for (const auto& entry : fs::directory_iterator(c.model)) {
     const std::string name = entry.path().filename().string();
-    if (name == "config.json" || name == "generation_config.json" || (name.ends_with(".safetensors") && c.load_format != "dummy"))
+    const bool weights = name.ends_with(".safetensors") || name.ends_with(".bin");
+    if (name == "config.json" || name == "config.ini" || name == "generation_config.json" || (weights && c.load_format != "dummy"))
       files.push_back(name);
   }
   std::sort(files.begin(), files.end());

@@ -9,6 +9,7 @@
 #include "comm/solo.h"
 #include "comm/thread_group.h"
 #include "engine/checks.h"
+#include "model/ft_config.h"
 
 namespace neox {
 
@@ -75,6 +76,7 @@ std::string Rank::follow() {
 
 Ranks::Ranks(EngineConfig& config, std::vector<std::string>& warnings) {
   auto groups = make_groups(config);
+  config.model = model_folder(config.model, config.tensor_parallel_size);
   group_ = std::move(groups[0]);
   groups.erase(groups.begin());
   try {

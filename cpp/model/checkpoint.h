@@ -28,7 +28,8 @@ class Checkpoint {
   virtual void done_with(const std::string& name) = 0;  // it has been packed, and is not needed soon
 };
 
-/// load_format: "auto" and "safetensors" read the folder's safetensors, "dummy" makes random weights of config.json's shape.
+/// load_format: "safetensors", "ft" (FasterTransformer's), "auto" (which of them the folder holds), or "dummy": random weights of the
+/// config's shape.
 std::unique_ptr<Checkpoint> open_checkpoint(const std::string& folder, const std::string& load_format, const ModelConfig& config);
 
 }  // namespace neox

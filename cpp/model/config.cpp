@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "model/ft_config.h"
 
 namespace neox {
 namespace {
@@ -69,14 +70,6 @@ void check_architecture(const Fields& f) {
   fail(ErrorKind::unsupported, f.path, ": model_type is '", type, "', expected gpt_neox");
 }
 
-Act act_named(const std::string& name, const std::string& path) {
-  if (name == "gelu") return Act::gelu;
-  if (name == "gelu_new" || name == "gelu_fast" || name == "gelu_pytorch_tanh") return Act::gelu_tanh;
-  if (name == "relu") return Act::relu;
-  if (name == "silu" || name == "swish") return Act::silu;
-  fail(ErrorKind::unsupported, path, ": hidden_act is '", name, "', expected gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, relu or silu");
-}
-
 /// transformers 5 writes rope_parameters; before that there were rotary_pct, rotary_emb_base and rope_scaling.
 void read_rope(const Fields& f, ModelConfig& c) {
   double fraction = f.number("rotary_pct", 0.25);
@@ -98,18 +91,28 @@ void read_rope(const Fields& f, ModelConfig& c) {
           c.head_dim());
 }
 
-void read_eos(const std::string& folder, const Fields& config, ModelConfig& c) {
-  const std::string path = folder + "/generation_config.json";
-  if (file_exists(path)) {
-    const Json json = read_json_object(path);
-    c.eos_token_ids = Fields{path, json}.ids("eos_token_id");
-  }
-  if (c.eos_token_ids.empty()) c.eos_token_ids = config.ids("eos_token_id");
-  for (int32_t id : c.eos_token_ids)
-    require(id < c.vocab_size, folder, ": eos_token_id is ", id, ", expected less than vocab_size ", c.vocab_size);
+void check_eos(const std::string& folder, const std::vector<int32_t>& ids, int32_t vocab_size) {
+  for (int32_t id : ids) require(id < vocab_size, folder, ": eos_token_id is ", id, ", expected less than vocab_size ", vocab_size);
 }
 
 }  // namespace
+
+Act act_named(const std::string& name, const std::string& path) {
+  if (name == "gelu") return Act::gelu;
+  if (name == "gelu_new" || name == "gelu_fast" || name == "gelu_pytorch_tanh") return Act::gelu_tanh;
+  if (name == "relu") return Act::relu;
+  if (name == "silu" || name == "swish") return Act::silu;
+  fail(ErrorKind::unsupported, path, ": hidden_act is '", name, "', expected gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, relu or silu");
+}
+
+std::vector<int32_t> generation_eos(const std::string& folder, int32_t vocab_size) {
+  const std::string path = folder + "/generation_config.json";
+  if (!file_exists(path)) return {};
+  const Json json = read_json_object(path);
+  const std::vector<int32_t> ids = Fields{path, json}.ids("eos_token_id");
+  check_eos(folder, ids, vocab_size);
+  return ids;
+}
 
 int64_t ModelConfig::parameters() const {
   const int64_t h = hidden_size, f = intermediate_size, norm = 2 * h;
@@ -118,20 +121,21 @@ int64_t ModelConfig::parameters() const {
 }
 
 ModelConfig read_model_config(const std::string& folder) {
+  if (is_ft_folder(folder)) return read_ft_config(folder);
   const std::string path = folder + "/config.json";
   const Json json = read_json_object(path);
   const Fields f{path, json};
   check_architecture(f);
   ModelConfig c;
-  c.num_hidden_layers = f.integer("num_hidden_layers", 1, 1024);
-  c.hidden_size = f.integer("hidden_size", 8, 1 << 17);
-  c.num_attention_heads = f.integer("num_attention_heads", 1, 1024);
-  c.intermediate_size = f.integer("intermediate_size", 1, 1 << 20);
-  c.vocab_size = f.integer("vocab_size", 1, 1 << 24);
-  c.max_position_embeddings = f.integer("max_position_embeddings", 1, 1 << 20);
+  c.num_hidden_layers = f.integer("num_hidden_layers", 1, kMaxLayers);
+  c.hidden_size = f.integer("hidden_size", 8, kMaxHidden);
+  c.num_attention_heads = f.integer("num_attention_heads", 1, kMaxHeads);
+  c.intermediate_size = f.integer("intermediate_size", 1, kMaxIntermediate);
+  c.vocab_size = f.integer("vocab_size", 1, kMaxVocab);
+  c.max_position_embeddings = f.integer("max_position_embeddings", 1, kMaxPositions);
   require(c.hidden_size % c.num_attention_heads == 0, path, ": hidden_size ", c.hidden_size, " is not a multiple of num_attention_heads ",
           c.num_attention_heads);
-  require(c.head_dim() % 8 == 0 && c.head_dim() <= 256, path, ": the head size hidden_size / num_attention_heads is ", c.head_dim(),
+  require(c.head_dim() % 8 == 0 && c.head_dim() <= kMaxHeadDim, path, ": the head size hidden_size / num_attention_heads is ", c.head_dim(),
           ", expected a multiple of 8 up to 256");
   c.layer_norm_eps = f.number("layer_norm_eps", 1e-5);
   require(c.layer_norm_eps > 0 && c.layer_norm_eps < 1, path, ": layer_norm_eps is ", c.layer_norm_eps,
@@ -143,7 +147,9 @@ ModelConfig read_model_config(const std::string& folder) {
   c.tie_word_embeddings = f.boolean("tie_word_embeddings", false);
   c.dtype = f.text("dtype", f.text("torch_dtype", "float32").c_str());
   read_rope(f, c);
-  read_eos(folder, f, c);
+  c.eos_token_ids = generation_eos(folder, c.vocab_size);
+  if (c.eos_token_ids.empty()) c.eos_token_ids = f.ids("eos_token_id");
+  check_eos(folder, c.eos_token_ids, c.vocab_size);
   return c;
 }
 

@@ -8,6 +8,10 @@
 
 namespace neox {
 
+// The largest sizes that are taken for a model's and not for a broken file.
+constexpr int32_t kMaxLayers = 1024, kMaxHidden = 1 << 17, kMaxHeads = 1024, kMaxHeadDim = 256, kMaxIntermediate = 1 << 20;
+constexpr int32_t kMaxVocab = 1 << 24, kMaxPositions = 1 << 20;
+
 /// The shape and variants of a GPT-NeoX model: only what some real checkpoint varies. Names follow HuggingFace's config.json.
 struct ModelConfig {
   int32_t num_hidden_layers = 0, hidden_size = 0, num_attention_heads = 0, intermediate_size = 0, vocab_size = 0;
@@ -25,7 +29,12 @@ struct ModelConfig {
   int32_t rotary_half() const { return (rotary_dim + 1) / 2; }
 };
 
-/// Reads config.json, and generation_config.json where there is one. Throws Error naming the file, the field, what was expected and found.
+/// Reads config.json, and generation_config.json where there is one, or FasterTransformer's config.ini (ft_config.h). Throws Error naming
+/// the file, the field, what was expected and found.
 ModelConfig read_model_config(const std::string& folder);
+
+Act act_named(const std::string& hidden_act, const std::string& file);  // throws Error(unsupported) naming the file
+/// eos_token_id of the folder's generation_config.json, none where it has no such file or field.
+std::vector<int32_t> generation_eos(const std::string& folder, int32_t vocab_size);
 
 }  // namespace neox

@@ -1,5 +1,6 @@
 """The C++ engine, on token ids. The package's own classes are what to use; this is what they stand on."""
 
+import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,30 @@ def gpu_read_bandwidth() -> float:
 
 def gpu_matmul_peak(dtype: str) -> float:
     """FLOP/s of cuBLASLt's product of two random 8192 x 8192 matrices of "float32" (without TF32), "float16" or "bfloat16"."""
+
+class Checkpoint:
+    """The tensors of a checkpoint in any form but "dummy", by HuggingFace's names, or of one file (.safetensors, torch.save) by its own.
+
+    path: a folder or a file; load_format: as Engine's; model_config: config.json's text, where the folder has none and its form needs one.
+    Not safe from several threads at once.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], load_format: str = "auto", model_config: str = "") -> None: ...
+    def names(self) -> list[str]:
+        """Sorted; the tensors of other types than float32, float16, bfloat16 and float64 are left out."""
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+    def dtype(self, name: str) -> str:
+        """ "float32", "float16" or "bfloat16"; what a file holds in float64 is float32 here."""
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Read-only float32, float16 or, for bfloat16, uint16 with its bits. A view of the mapped file where it can be, else a copy."""
+
+    def same(self, a: str, b: str) -> bool:
+        """Whether two tensors have the same type, shape and bits."""
+
+    def done_with(self, name: str) -> None:
+        """Lets its pages leave memory; arrays of it stay valid, and bring them back when they are looked at."""
 
 class Engine:
     def __init__(

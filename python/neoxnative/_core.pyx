@@ -1,11 +1,14 @@
 # The C++ engine as Python objects, and nothing more: every call into C++ runs without the GIL.
 from operator import index
+from os import fsencode
+
+from numpy import asarray
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libcpp cimport bool as cpp_bool
-from libcpp.memory cimport unique_ptr
+from libcpp.memory cimport shared_ptr, unique_ptr
 from libcpp.span cimport span
 from libcpp.string cimport string
 from libcpp.utility cimport pair
@@ -284,3 +287,6 @@ cdef class Engine:
 
     def failed(self):
         return self.engine.get() == NULL or self.engine.get().failed()
+
+
+include "_checkpoint.pxi"

@@ -1,4 +1,4 @@
-"""The command line: neoxnative generate | score | bench | info | doctor. What they do is in commands.py."""
+"""The command line: neoxnative generate | score | convert | bench | info | doctor. What they do is in commands.py."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ The default here is to sample (temperature 0.8, top_p 0.95), since small models 
 seed 0, so that the same command prints the same text. --temperature 0 is greedy; another --seed is another text."""
 _SCORE = """Print how probable each text is to the model: its perplexity, which is exp of the mean negative log-prob of its tokens,
 and how many tokens that is. A text's first token has no probability."""
+
+_CONVERT = """Write a checkpoint in another format: FasterTransformer's TARGET/<N>-gpu, or HuggingFace's folder TARGET (config.json
+and safetensors). SOURCE is a folder in any format that --model reads, or a name on the hub. TARGET is there when all of it
+is, or not at all."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -77,6 +81,7 @@ def _parser() -> _Parser:
     score.add_argument("--per-token", action="store_true", help="also print each token's piece of the text and its natural log-probability")
     score.add_argument("--json", action="store_true", help="print one JSON object for each text, in order, and one for the total")
     _add_options(score.add_argument_group("engine"), Engine, skip={*_NOT_FOR_ONE, "max_logprobs"})
+    _add_convert(command("convert", commands.convert, "a checkpoint in another format", _CONVERT))
     summary = "tokens/s, beside what the machine can do"
     measure = command("bench", commands.bench, summary, str(bench.__doc__))
     measure.add_argument("--batch", type=_counts, default=[1, 8], metavar="N,...", help="prompts at once (default: 1,8)")
@@ -131,6 +136,21 @@ def _choice(words: Mapping[str, Any]) -> Callable[[str], Any]:
         return words[text]
 
     return read
+
+
+def _add_convert(convert: argparse.ArgumentParser) -> None:
+    convert.add_argument("source", nargs="?", metavar="SOURCE", help="the folder to read, or a name on the hub")
+    convert.add_argument("target", nargs="?", metavar="TARGET", help="the folder to write")
+    convert.add_argument("--to", choices=("ft", "hf"), default="ft", help="FasterTransformer's format or HuggingFace's (default: ft)")
+    text = "with --to ft: ranks to cut it for, a divisor of the attention heads and the intermediate size (default: 1)"
+    convert.add_argument("--tensor-parallel-size", type=_count, default=1, metavar="N", help=text)
+    types = ("auto", "float32", "float16", "bfloat16")
+    convert.add_argument("--dtype", choices=types, default="auto", help="of what is written (default: auto, the source's)")
+    convert.add_argument("--model-name", metavar="NAME", help="with --to ft: config.ini's model_name (default: the source folder's)")
+    convert.add_argument("--overwrite", action="store_true", help="replace what is there; else a folder that is not empty is refused")
+    convert.add_argument("--num-threads", type=_count, metavar="N", help="threads that convert (default: the cores, up to 8)")
+    text = "instead: write config.json into this folder of EleutherAI's layer files, from its yml"
+    convert.add_argument("--config-only", metavar="FOLDER", help=text)
 
 
 def _add_options(

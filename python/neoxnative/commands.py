@@ -22,6 +22,8 @@ import neoxnative
 from neoxnative import Engine, RequestOutput, SamplingParams, ScoreOutput
 
 from .bench import format_report, measure
+from .convert import Report, to_ft, to_hf, write_config
+from .hub import resolve_model
 from .progress import StatusLine
 
 PROMPT = "It was a dark and stormy night"
@@ -62,6 +64,33 @@ def score(args: Namespace) -> int:
     else:
         print(f"{total.perplexity:>12.4f}{len(scored):>10}  total of {len(scores)} text{'s' * (len(scores) != 1)}")
     return 0
+
+
+def convert(args: Namespace) -> int:
+    if args.config_only is not None:
+        if args.source is not None:
+            args.usage_error("--config-only takes a folder, and neither SOURCE nor TARGET")
+        print(f"wrote {write_config(args.config_only, overwrite=args.overwrite)}")
+        return 0
+    if args.target is None:
+        args.usage_error("expected SOURCE and TARGET, or --config-only FOLDER")
+    source, common = resolve_model(args.source), {"overwrite": args.overwrite, "threads": args.num_threads}
+    common["dtype"] = None if args.dtype == "auto" else args.dtype
+    start = time.perf_counter()
+    if args.to == "hf":
+        report = to_hf(source, args.target, **common)
+    else:
+        name = args.model_name or Path(args.source).resolve().name
+        report = to_ft(source, args.target, ranks=args.tensor_parallel_size, model_name=name, **common)
+    print_report(report, time.perf_counter() - start)
+    return 0
+
+
+def print_report(report: Report, seconds: float) -> None:
+    if report.left_out:
+        names = ", ".join(report.left_out[:5]) + (", ..." if len(report.left_out) > 5 else "")
+        print(f"neoxnative: warning: {len(report.left_out)} tensors that a GPT-NeoX model has not were left out: {names}", file=sys.stderr)
+    print(f"wrote {report.folder}, {report.bytes / 1e9:.3f} GB in {seconds:.1f} s")
 
 
 def bench(args: Namespace) -> int:

@@ -22,7 +22,7 @@ from .prompts import Prompt, Prompts, TokenPrompt, naming, read_prompt, split_pr
 from .ranks import MpiRanks, born_together, collective, mpi_options
 from .requests import Request
 from .tensors import TensorOutput, column, read_params, read_prompts, write_outputs
-from .tokenizer import Tokenizer, load_tokenizer
+from .tokenizer import load_tokenizer, open_tokenizer
 
 DEMO_MODEL = Path(__file__).with_name("models") / "classics-7m"
 
@@ -34,10 +34,10 @@ class Engine:
     Errors: FileNotFoundError, ValueError (an option, a config, a file's content, a prompt), NotImplementedError (well-formed, but not
     something this build does), MemoryError, NumericalError, RuntimeError.
 
-    model: a HuggingFace folder (config.json, *.safetensors, tokenizer.json) or a name on its hub; None = the demo model in the package
+    model: a HuggingFace folder, FasterTransformer's (a <N>-gpu, or where it is), or a name on the hub; None = the bundled demo model
     revision: of a model by name: a branch, tag or commit; None = the main branch
-    tokenizer: a tokenizer.json, its folder or a name; None = the model's, and where it has none the engine works on ids
-    load_format: "auto" (what the folder holds), "safetensors", or "dummy": random weights of config.json's shape, for measuring
+    tokenizer: a tokenizer.json or spiece.model, its folder or a name; None = the model's, and where it has none the engine works on ids
+    load_format: "auto" (what the folder holds), "safetensors", "ft", or "dummy": random weights of the config's shape, for measuring
     dtype: of the weights: "auto" (the checkpoint's; float32 for the demo model), "float32", "float16" or "bfloat16"
     device: "auto", "cpu" or "cuda"
     kv_cache_dtype: "auto" (the weights'), "float32", "float16" or "bfloat16"
@@ -138,7 +138,7 @@ class Engine:
         if attention is None:
             environment.settle(self.info)
         self._ranks = MpiRanks(self._core, self.info.rank) if comm is not None and self.info.world_size > 1 else None
-        self.tokenizer = load_tokenizer(folder) if tokenizer is None else Tokenizer(tokenizer_path)
+        self.tokenizer = load_tokenizer(folder, Path(self.info.model)) if tokenizer is None else open_tokenizer(tokenizer_path)
         if self.tokenizer is not None:
             self._core.set_vocabulary(self.tokenizer.bytes_table())
         self._changed = threading.Condition()  # guards the four below

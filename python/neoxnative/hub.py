@@ -11,7 +11,7 @@ from typing import NoReturn
 
 _NAME = re.compile(r"(?!.*(--|\.\.)|.*[.-]$)[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _CONFIG, _TOKENIZER = "config.json", "tokenizer.json"
-_TOKENIZER_FILES = (_TOKENIZER, "tokenizer_config.json")
+_TOKENIZER_FILES = (_TOKENIZER, "tokenizer_config.json", "spiece.model")
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 

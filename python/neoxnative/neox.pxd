@@ -129,6 +129,21 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
     vector[string] build_info() except +raise_neox_error
     const char* version()
 
+cdef extern from "neox/checkpoint.h" namespace "neox" nogil:
+    cdef cppclass StoredTensor:
+        const void* data
+        string dtype
+        vector[int64_t] shape
+
+    cdef cppclass CheckpointReader:
+        CheckpointReader(const string& path, const string& load_format, const string& model_config) except +raise_neox_error
+        vector[string] names() except +raise_neox_error
+        vector[int64_t] shape(const string& name) except +raise_neox_error
+        string dtype(const string& name) except +raise_neox_error
+        StoredTensor read(const string& name) except +raise_neox_error
+        bool same(const string& a, const string& b) except +raise_neox_error
+        void done_with(const string& name) except +raise_neox_error
+
 cdef extern from "neox/machine.h" namespace "neox" nogil:
     double read_bandwidth(int threads) except +raise_neox_error
     double gpu_read_bandwidth() except +raise_neox_error

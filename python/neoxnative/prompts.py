@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .tokenizer import Tokenizer
+from .tokenizer import AnyTokenizer
 
 Prompt: TypeAlias = str | Sequence[int] | NDArray[np.integer]
 Prompts: TypeAlias = Prompt | Sequence[Prompt]
@@ -35,7 +35,7 @@ def split_prompts(prompts: Prompts) -> list[Prompt]:
     return cast(list[Prompt], list(prompts))
 
 
-def read_prompt(prompt: Prompt, tokenizer: Tokenizer | None, model: str) -> TokenPrompt:
+def read_prompt(prompt: Prompt, tokenizer: AnyTokenizer | None, model: str) -> TokenPrompt:
     """The prompt's ids. ValueError for text without a tokenizer, and for what is neither text nor integers."""
     if not isinstance(prompt, str):
         return TokenPrompt(None, token_array(prompt, "prompt", dimensions=1))

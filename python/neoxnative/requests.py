@@ -8,7 +8,7 @@ from typing import Any
 from .outputs import CompletionOutput, Delta, Logprob, RequestOutput
 from .params import SamplingParams
 from .prompts import TokenPrompt
-from .tokenizer import Tokenizer
+from .tokenizer import AnyTokenizer
 
 
 class Request:
@@ -17,7 +17,7 @@ class Request:
     __slots__ = ("_open", "_params", "_tokenizer", "output", "queue")
 
     def __init__(
-        self, request_id: int, prompt: TokenPrompt, params: SamplingParams, tokenizer: Tokenizer | None, queue: deque[Delta]
+        self, request_id: int, prompt: TokenPrompt, params: SamplingParams, tokenizer: AnyTokenizer | None, queue: deque[Delta]
     ) -> None:
         outputs = [CompletionOutput(index, logprobs=None if params.logprobs is None else []) for index in range(params.n)]
         self.output = RequestOutput(request_id, prompt.text, prompt.ids.tolist(), outputs)

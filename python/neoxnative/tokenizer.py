@@ -6,8 +6,11 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+from .spiece import SentencePieceTokenizer
+
+SPIECE = "spiece.model"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -81,9 +84,21 @@ class Tokenizer:
         return any(part.get("type") == "ByteLevel" for part in [decoder, *decoder.get("decoders", [])])
 
 
-def load_tokenizer(folder: Path) -> Tokenizer | None:
-    """The tokenizer of a model's folder, None where it has none."""
-    return Tokenizer(folder) if (folder / "tokenizer.json").is_file() else None
+AnyTokenizer: TypeAlias = Tokenizer | SentencePieceTokenizer
+
+
+def open_tokenizer(path: str | os.PathLike[str]) -> AnyTokenizer:
+    """A tokenizer.json, a SentencePiece model (spiece.model), or the folder that holds one of them; tokenizer.json where it holds both."""
+    file = Path(path)
+    if file.is_dir() and not (file / "tokenizer.json").is_file() and (file / SPIECE).is_file():
+        file /= SPIECE
+    return SentencePieceTokenizer(file) if file.suffix == ".model" and file.is_file() else Tokenizer(file)
+
+
+def load_tokenizer(*folders: Path) -> AnyTokenizer | None:
+    """The tokenizer of the first of a model's folders that has one, None where none has."""
+    having = (folder for folder in folders for name in ("tokenizer.json", SPIECE) if (folder / name).is_file())
+    return next((open_tokenizer(folder) for folder in having), None)
 
 
 def _byte_of_character() -> dict[str, int]:

@@ -20,8 +20,8 @@
 namespace neox {
 
 struct EngineConfig {
-  std::string model;                     // a HuggingFace folder: config.json and *.safetensors
-  std::string load_format = "auto";      // "auto", "safetensors", or "dummy": random weights of config.json's shape, for measuring
+  std::string model;                     // a HuggingFace folder, or FasterTransformer's: a <N>-gpu, or where they are
+  std::string load_format = "auto";      // "auto", "safetensors", "ft", or "dummy": random weights of the config's shape, for measuring
   std::string dtype = "auto";            // weights: "auto" (the checkpoint's), "float32", "float16", "bfloat16"
   std::string device = "auto";           // "auto", "cpu", "cuda"
   std::string kv_cache_dtype = "auto";   // "auto" (the weights' type), "float32", "float16", "bfloat16"

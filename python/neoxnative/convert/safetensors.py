@@ -1,0 +1,80 @@
+"""HuggingFace's layout: safetensors files, several where they would be large, with config.json."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from .output import Job, pieces, write_text
+from .source import HEAD, Source, shapes
+from .values import ITEM_BYTES, SAFETENSORS_NAMES
+
+SHARD_BYTES = 5 * 10**9  # of a file at most, but for a tensor that is larger
+
+
+class Layout:
+    """Which tensor lies where. dtype: of all tensors; None = each keeps its own."""
+
+    def __init__(self, source: Source, dtype: str | None, shard_bytes: int = SHARD_BYTES) -> None:
+        self._source = source
+        self._types = {name: dtype or source.dtype(name) for name in self._names()}
+        self._sizes = {name: ITEM_BYTES[self._types[name]] * int(np.prod(shape)) for name, shape in self._names().items()}
+        shards: list[dict[str, int]] = [{}]  # name -> offset
+        for name, size in self._sizes.items():
+            used = sum(self._sizes[other] for other in shards[-1])
+            if shards[-1] and used + size > shard_bytes:
+                shards.append({})
+                used = 0
+            shards[-1][name] = used
+        count = len(shards)
+        names = ["model.safetensors"] if count == 1 else [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
+        self._shards = dict(zip(names, shards))
+
+    def _names(self) -> Mapping[str, tuple[int, ...]]:
+        expected = shapes(self._source.shape)
+        if self._source.is_tied:
+            del expected[HEAD]
+        return expected
+
+    @property
+    def bytes(self) -> int:
+        return sum(self._sizes.values())
+
+    def begin(self, folder: Path) -> None:
+        """Writes the headers, and the index if there are several files."""
+        for file, offsets in self._shards.items():
+            (folder / file).write_bytes(self._header(offsets))
+        if len(self._shards) > 1:
+            weight_map = {name: file for file, offsets in self._shards.items() for name in offsets}
+            index = {"metadata": {"total_size": self.bytes}, "weight_map": weight_map}
+            write_text(folder / "model.safetensors.index.json", json.dumps(index, indent=2) + "\n")
+
+    def _header(self, offsets: Mapping[str, int]) -> bytes:
+        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        for name, offset in offsets.items():
+            span = [offset, offset + self._sizes[name]]
+            header[name] = {"dtype": SAFETENSORS_NAMES[self._types[name]], "shape": list(self._names()[name]), "data_offsets": span}
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text
+
+    def jobs(self) -> list[Job]:
+        out = []
+        for file, offsets in self._shards.items():
+            start = len(self._header(offsets))
+            out += [Job(name, self._source.bytes(name), partial(self._write, name, file, start + at)) for name, at in offsets.items()]
+        return out
+
+    def _write(self, name: str, file: str, at: int, folder: Path) -> None:
+        with (folder / file).open("r+b") as stream:
+            stream.seek(at)
+            for piece in pieces(self._source.read(name), self._types[name]):
+                stream.write(piece.data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._source.done_with(name)

@@ -1,0 +1,35 @@
+"""Arrays of the three types of weights; bfloat16, which numpy has not, as uint16 with its bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+FT_NAMES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}  # of config.ini and of the scripts' arguments
+SAFETENSORS_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+def type_of(array: Array) -> str:
+    return {"<f4": "float32", "<f2": "float16", "<u2": "bfloat16"}[array.dtype.str]
+
+
+def widened(array: Array) -> Array:
+    """As float32 if it is bfloat16, else as it is."""
+    return array if array.dtype != np.uint16 else (array.astype(np.uint32) << 16).view(np.float32)
+
+
+def cast(array: Array, dtype: str) -> Array:
+    """Its values in that type, rounded to nearest even, contiguous. FloatingPointError where float16 cannot hold one that is finite."""
+    if type_of(array) == dtype:
+        return np.ascontiguousarray(array)
+    array = np.ascontiguousarray(widened(array))
+    if dtype == "bfloat16":
+        bits = array.astype(np.float32).view(np.uint32)
+        rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+        return np.where(np.isnan(array), (bits >> 16 | 0x40).astype(np.uint16), rounded)
+    with np.errstate(over="raise"):
+        return array.astype(dtype)
