@@ -10,17 +10,23 @@ namespace {
 
 constexpr int kThreads = 256;
 
-/// out[t] = table[ids[t]] as f32; an id of -1 - k is the one that sampled[k] drew. A CTA a row. Floor: the rows of the table read once, out
-/// written once.
+/// out[t] = table[ids[t]] as f32; an id of -1 - k is the one that sampled[k] drew, vocab + k is row k of pool. A CTA a row. Floor: the rows
+/// of the table read once, out written once.
 template <class E>
 __global__ __launch_bounds__(kThreads) void embed_kernel(float* out, int64_t out_ld, const int32_t* ids, const Sample* sampled,
-                                                         const E* table, int64_t table_ld, int64_t cols) {
+                                                         const E* table, int64_t table_ld, int64_t vocab, const float* pool,
+                                                         int64_t pool_ld, int64_t cols) {
   grid_launch();
   grid_wait();
   const int32_t id = ids[blockIdx.x];
-  const E* from = table + (id < 0 ? sampled[-1 - id].id : id) * table_ld;
   float* to = out + blockIdx.x * out_ld;
-  for (int64_t c = threadIdx.x; c < cols; c += kThreads) to[c] = widen(from[c]);
+  if (id < vocab) {
+    const E* from = table + (id < 0 ? sampled[-1 - id].id : id) * table_ld;
+    for (int64_t c = threadIdx.x; c < cols; c += kThreads) to[c] = widen(from[c]);
+  } else {
+    const float* from = pool + (id - vocab) * pool_ld;
+    for (int64_t c = threadIdx.x; c < cols; c += kThreads) to[c] = from[c];
+  }
 }
 
 /// out[i] = x[rows[i]], in words of type W. A CTA a row. Floor: the rows read and written once.
@@ -64,7 +70,8 @@ void CudaBackend::embed(const EmbedArgs& a) {
   dispatch(a.table.dtype, [&](auto t) {
     using E = cuda::Element<t>;
     cuda::launch({.name = "embed", .grid = unsigned(a.out.rows), .block = cuda::kThreads, .stream = stream_}, cuda::embed_kernel<E>,
-                 a.out.row(0), a.out.ld, a.ids, a.sampled, a.table.row<const E>(0), a.table.ld, a.out.cols);
+                 a.out.row(0), a.out.ld, a.ids, a.sampled, a.table.row<const E>(0), a.table.ld, a.table.rows, a.pool.row<const float>(0),
+                 a.pool.ld, a.out.cols);
   });
 }
 

@@ -79,6 +79,52 @@ TEST(BlockPool, ReusesUnfindablePagesFirstAndPrefixEndsBeforeBeginnings) {
   EXPECT_EQ(pool.match(c, tokens), 16);
 }
 
+TEST(BlockPool, APinnedTableIsSharedByItsWholePagesAndNeverReused) {
+  BlockPool pool(6, 16, true);
+  const auto pinned = pool.pin(std::vector<int32_t>{20, 16});  // pages 0, 1 and 2
+  EXPECT_EQ(pinned[0].blocks, (std::vector<int32_t>{0, 1}));
+  EXPECT_EQ(pinned[1].blocks, (std::vector<int32_t>{2}));
+  BlockTable a = pool.begin(pinned[0], 20, -1);
+  EXPECT_EQ(a.blocks, std::vector<int32_t>{0});
+  EXPECT_TRUE(pool.grow(a, 4));
+  EXPECT_EQ(pool.available(), 0);
+  pool.release(a);
+  EXPECT_EQ(pool.available(), 3);
+  EXPECT_EQ(pool.owners(0), 1);
+  EXPECT_THROW(BlockPool(2, 16, true).pin(std::vector<int32_t>{33}), Error);
+}
+
+TEST(BlockPool, EqualTokensAfterAnotherRootAreAnotherPage) {
+  BlockPool pool(12, 16, true);
+  const auto pinned = pool.pin(std::vector<int32_t>{16, 16});
+  const auto tokens = tokens_from(0, 48);
+  BlockTable a = pool.begin(pinned[0], 16, -1);
+  pool.grow(a, 3);
+  pool.publish(a, tokens, 48);
+  pool.release(a);
+  BlockTable same = pool.begin(pinned[0], 16, -1), other = pool.begin(pinned[1], 16, -2), brought = pool.begin({}, 0, -3), plain;
+  EXPECT_EQ(pool.match(same, tokens), 48);
+  EXPECT_EQ(pool.match(other, tokens), 16);  // the pinned page alone
+  EXPECT_EQ(pool.match(brought, tokens), 0);
+  EXPECT_EQ(pool.match(plain, tokens), 0);
+}
+
+TEST(BlockPool, ATableSharedInPartPublishesItsOwnContinuationUnderItsRoot) {
+  BlockPool pool(12, 16, true);
+  const auto pinned = pool.pin(std::vector<int32_t>{16});
+  const auto tokens = tokens_from(0, 48);
+  BlockTable a = pool.begin(pinned[0], 16, -1);
+  pool.grow(a, 3);
+  pool.publish(a, tokens, 48);
+  BlockTable b = pool.share(a, 2);  // of three that are published
+  EXPECT_EQ(b.published, 1);
+  EXPECT_EQ(b.prefix, -1);
+  pool.publish(b, tokens, 32);
+  BlockTable c = pool.begin(pinned[0], 16, -1);
+  EXPECT_EQ(pool.match(c, tokens), 48);
+  EXPECT_EQ(c.blocks, a.blocks);
+}
+
 // What a page holds, kept beside the pool: the tokens of the whole prefix up to its end.
 struct World {
   BlockPool pool{24, 16, true};

@@ -8,11 +8,28 @@
 #include <random>
 
 #include "engine/scheduler.h"
+#include "engine/soft_prompts.h"
 
 namespace neox::test {
 namespace {
 
 constexpr int32_t kBlockSize = 16;
+
+constexpr int32_t kVocab = 50, kTableRows = 7;
+const std::vector<int32_t> kPrefixes = {5, 16, 37};  // positions: less than a page, a page, pages and a part
+
+/// What stands at a position of a sequence: a token's id, or something that only that virtual token is.
+int32_t content_at(const Sequence& s, int32_t position) {
+  const int32_t token = s.tokens[size_t(position)];
+  if (position < s.prefix_length) return 1000 * (s.prefix + 1) + position;
+  if (token == kVirtual) return 10000 + int32_t((*s.embeds)[size_t(position - s.soft_begin)]);
+  return is_virtual(token) ? kVocab + token - kVirtual - 1 : token;
+}
+std::vector<int32_t> contents(const Sequence& s, int32_t end) {
+  std::vector<int32_t> out;
+  for (int32_t p = 0; p < end; p++) out.push_back(content_at(s, p));
+  return out;
+}
 
 int32_t next_token(const std::vector<int32_t>& seen, uint64_t seed, int32_t index) {
   uint64_t h = seed * 31 + uint64_t(index);
@@ -23,22 +40,40 @@ int32_t next_token(const std::vector<int32_t>& seen, uint64_t seed, int32_t inde
 class FakeEngine {
  public:
   FakeEngine(const StepLimits& limits, int32_t blocks, bool caching, bool ahead)
-      : limits_(limits), ahead_(ahead), scheduler(limits, blocks, caching), buffer_(limits), memory_(size_t(blocks) * kBlockSize, -1),
-        ring_(size_t(2 * limits.samples()), -1) {}
+      : limits_(limits), ahead_(ahead), scheduler(limits, blocks, caching, 1, kPrefixes), buffer_(limits),
+        memory_(size_t(blocks) * kBlockSize, -1), ring_(size_t(2 * limits.samples()), -1) {
+    int32_t page = 0;  // the first pages are the prefixes'
+    for (size_t i = 0; i < kPrefixes.size(); page += scheduler.pool().blocks_for(kPrefixes[i++]))
+      for (int32_t p = 0; p < kPrefixes[i]; p++) memory_[size_t(page * kBlockSize + p)] = int32_t(1000 * (i + 1)) + p;
+  }
 
-  uint64_t submit(std::vector<int32_t> prompt, int32_t max_tokens, int32_t n, int32_t prompt_logprobs) {
+  /// prompt: ids of the vocabulary, and of table rows after it; it comes after the prefix and the embeddings (of hidden size 1).
+  uint64_t submit(std::vector<int32_t> prompt, int32_t max_tokens, int32_t n, int32_t prompt_logprobs, int32_t prefix,
+                  const std::vector<float>& embeds) {
     auto s = std::make_shared<Sequence>();
+    s->prefix = prefix, s->prefix_length = prefix < 0 ? 0 : kPrefixes[size_t(prefix)];
+    s->soft_begin = s->prefix_length, s->soft_end = s->soft_begin + int32_t(embeds.size());
+    s->root = -1 - prefix;
+    if (!embeds.empty()) {
+      const SoftPrompts::Kept kept = soft_prompts_.keep(embeds, s->root);
+      s->embeds = kept.rows, s->root = kept.name;
+    }
+    for (int32_t& token : prompt) token += token >= kVocab ? kVirtual + 1 - kVocab : 0;
+    prompt.insert(prompt.begin(), size_t(s->soft_end), kVirtual);
     s->request_id = ++requests_;
     s->seed = 1000 + s->request_id;
     s->prompt_length = int32_t(prompt.size()), s->max_length = s->prompt_length + max_tokens;
     s->forks = n - 1;
-    s->scored = 1;
+    s->scored = s->prefix_length + 1;
     s->params.prompt_logprobs = prompt_logprobs;
     s->tokens = std::move(prompt);
     for (int32_t i = 0; i < n; i++) {
-      auto alone = s->tokens;
-      while (int32_t(alone.size()) < s->max_length) alone.push_back(next_token(alone, s->seed, i));
-      expected_[{s->request_id, i}] = alone;
+      auto alone = contents(*s, s->prompt_length), tokens = s->tokens;
+      while (int32_t(alone.size()) < s->max_length) {
+        alone.push_back(next_token(alone, s->seed, i));
+        tokens.push_back(alone.back());
+      }
+      expected_[{s->request_id, i}] = tokens;
     }
     scheduler.add(std::move(s));
     return requests_;
@@ -58,7 +93,7 @@ class FakeEngine {
     ASSERT_LE(plan.samples, limits_.samples());
     check_owners();
     if (plan.tokens > 0) {
-      buffer_.fill(plan, 50);
+      buffer_.fill(plan, kVocab);
       run(next);
     }
     if (flying_) settle(*std::exchange(flying_, std::nullopt));
@@ -83,8 +118,13 @@ class FakeEngine {
     const Step step = buffer_.step(buffer_.data());
     ASSERT_GE(step.seqs, int32_t(flight.plan.chunks.size()));
     check_padding(step, flight.plan);
-    for (int32_t t = 0; t < flight.plan.tokens; t++)
-      memory_[size_t(step.slot[t])] = step.ids[t] < 0 ? ring_[size_t(-1 - step.ids[t])] : step.ids[t];
+    ASSERT_EQ(buffer_.embed_rows(), flight.plan.embed_rows);
+    ASSERT_LE(buffer_.embed_rows(), limits_.embed_rows);
+    const auto* embeds = static_cast<const float*>(buffer_.embeds());
+    for (int32_t t = 0; t < flight.plan.tokens; t++) {
+      const int32_t id = step.ids[t], brought = id - kVocab - kTableRows;
+      memory_[size_t(step.slot[t])] = id < 0 ? ring_[size_t(-1 - id)] : brought >= 0 ? 10000 + int32_t(embeds[brought]) : id;
+    }
     auto at = size_t(flight.plan.slot * limits_.samples());
     for (const Chunk& c : flight.plan.chunks) {
       flight.seen.push_back(read_back(step, int32_t(flight.seen.size())));
@@ -127,7 +167,7 @@ class FakeEngine {
   void finish(const Chunk& c, const std::vector<int32_t>& seen, size_t drawn) {
     Sequence& s = *c.sequence;
     const int32_t end = c.start + c.count;
-    ASSERT_EQ(seen, std::vector<int32_t>(s.tokens.begin(), s.tokens.begin() + end)) << "request " << s.request_id;
+    ASSERT_EQ(seen, contents(s, end)) << "request " << s.request_id;
     if (c.samples() > 0) scheduler.publish(c);
     scores_[{s.request_id, s.index}] += c.scores;
     if (c.draws == 0) return;
@@ -141,7 +181,10 @@ class FakeEngine {
     s.forks = 0;
     s.tokens[size_t(end)] = ring_[drawn];
     if (s.index == 0 && s.params.prompt_logprobs >= 0) {
-      EXPECT_EQ((scores_[{s.request_id, 0}]), s.prompt_length - 1) << "every prompt token but the first is scored once";
+      const auto prompt = s.tokens.begin() + s.prompt_length;
+      const auto real = std::count_if(s.tokens.begin() + std::min(s.prefix_length + 1, s.prompt_length), prompt,
+                                      [](int32_t t) { return !is_virtual(t); });
+      EXPECT_EQ((scores_[{s.request_id, 0}]), real) << "every prompt token that follows a position of its own is scored once";
     }
     for (auto& child : children)
       if (!ended(*child, end)) scheduler.fork(s, child);
@@ -161,7 +204,7 @@ class FakeEngine {
     int32_t owned = 0;
     for (int32_t b = 0; b < scheduler.pool().size(); b++) owned += scheduler.pool().owners(b) > 0;
     ASSERT_EQ(owned + scheduler.pool().available(), scheduler.pool().size());
-    if (scheduler.running() == 0) { ASSERT_EQ(owned, 0) << "pages without a running owner"; }
+    if (scheduler.running() == 0) { ASSERT_EQ(owned, scheduler.pinned_pages()) << "pages without a running owner"; }
   }
 
   const StepLimits limits_;
@@ -171,6 +214,7 @@ class FakeEngine {
   Scheduler scheduler;
 
  private:
+  SoftPrompts soft_prompts_{-int64_t(kPrefixes.size())};
   StepBuffer buffer_;
   std::vector<int32_t> memory_;  // [blocks * block size] token ids in place of k and v
   std::vector<int32_t> ring_;    // [2, samples]
@@ -185,9 +229,10 @@ class SchedulerProperty : public testing::TestWithParam<std::tuple<bool, int32_t
 
 TEST_P(SchedulerProperty, EveryRequestEndsWithTheTokensItWouldHaveHadAloneOverTenThousandRandomSteps) {
   const auto [caching, blocks, ahead, padded] = GetParam();
-  StepLimits limits{.tokens = padded ? 70 : 40, .seqs = 9, .blocks_per_seq = 8, .block_size = kBlockSize, .vocab = 50};
+  StepLimits limits{.tokens = padded ? 70 : 40, .seqs = 9, .blocks_per_seq = 12, .block_size = kBlockSize, .vocab = kVocab};
+  limits.hidden = 1, limits.embed_rows = 11, limits.table_rows = kTableRows;
   if (padded) limits.recorded = shapes_to_record(limits, 256);
-  FakeEngine engine(limits, blocks, caching, ahead);
+  FakeEngine engine(limits, blocks + 5, caching, ahead);  // 5 of them are pinned
   std::mt19937 random(uint32_t(blocks) + caching);
   auto draw = [&](int n) { return int(random() % unsigned(n)); };
   uint64_t newest = 0;
@@ -195,7 +240,16 @@ TEST_P(SchedulerProperty, EveryRequestEndsWithTheTokensItWouldHaveHadAloneOverTe
     if (engine.open() < 30 && draw(3) == 0) {
       std::vector<int32_t> prompt(size_t(1 + draw(80)));
       for (size_t p = 0; p < prompt.size(); p++) prompt[p] = p < 50 ? draw(2) * (p % 16 == 3) : draw(50);  // common beginnings
-      newest = engine.submit(std::move(prompt), 1 + draw(40), draw(4) == 0 ? 1 + draw(5) : 1, draw(4) == 0 ? 0 : -1);
+      const int32_t max_tokens = 1 + draw(40), n = draw(4) == 0 ? 1 + draw(5) : 1, scored = draw(4) == 0 ? 0 : -1;
+      int32_t prefix = -1;
+      std::vector<float> embeds;
+      if (draw(2)) {  // else nothing but tokens
+        prefix = draw(4) - 1;
+        prompt.resize(std::min<size_t>(prompt.size(), 8 * 16 - 40 - 37 - 20));
+        if (draw(2)) embeds.resize(size_t(1 + draw(20)), float(draw(3)));
+        if (draw(2)) prompt[prompt.size() / 2] = kVocab + draw(kTableRows);
+      }
+      newest = engine.submit(std::move(prompt), max_tokens, n, scored, prefix, embeds);
     }
     if (draw(20) == 0) engine.cancel(newest - uint64_t(draw(5)));
     engine.step();

@@ -32,6 +32,33 @@ TEST_P(Embed, TheFirstAndTheLastIdAreRead) {
   EXPECT_EQ(out.values().v, reference::embed(table, {6, 0}).v);
 }
 
+TEST_P(Embed, IdsPastTheVocabularyAreRowsOfThePoolBesideAllOtherKinds) {
+  Random random(3);
+  for (DType dtype : kDTypes)
+    for (int64_t hidden : {1, 7, 64, 257, 768}) {
+      SCOPED_TRACE(describe({{"dtype", int(dtype)}, {"hidden", hidden}}));
+      const Matrix table = random.matrix(131, hidden, -2, 2, dtype), pool = random.matrix(9, hidden, -2, 2);
+      const std::vector<Sample> drawn = {{.id = 5}, {.id = 130}};
+      const std::vector<int32_t> ids = {131, 0, 139, -2, 130, 134, -1, 131};  // of the pool, of the table, drawn
+      Matrix expected(8, hidden);
+      for (int64_t c = 0; c < hidden; c++) {
+        int64_t row = 0;
+        for (int32_t k : {0, 8, 3, 0}) {
+          static constexpr int64_t kPlaces[] = {0, 2, 5, 7};
+          expected.at(kPlaces[row++], c) = pool.at(k, c);
+        }
+        expected.at(1, c) = table.at(0, c), expected.at(3, c) = expected.at(4, c) = table.at(130, c), expected.at(6, c) = table.at(5, c);
+      }
+      const DeviceMatrix device_table(*backend_, table, dtype), device_pool(*backend_, pool, DType::f32, hidden % 3);
+      const DeviceMatrix out(*backend_, 8, hidden, DType::f32, hidden % 5);
+      const DeviceList<int32_t> device_ids(*backend_, ids);
+      const DeviceList<Sample> sampled(*backend_, drawn);
+      backend_->embed({.out = out, .ids = device_ids.data(), .table = device_table, .sampled = sampled.data(), .pool = device_pool});
+      EXPECT_EQ(out.values().v, expected.v);
+      EXPECT_TRUE(out.surroundings_untouched());
+    }
+}
+
 TEST_P(GatherRows, RowsAreCopiedInAnyOrderAndAnyNumberOfTimes) {
   Random random(3);
   const DType dtype = backend_->activation_dtype(DType::f16);

@@ -33,7 +33,7 @@ struct Rope {
 struct Step {
   int32_t tokens = 0, seqs = 0, outs = 0;
   int32_t max_q = 0, max_kv = 0;     // longest query chunk and longest KV of a sequence
-  const int32_t* ids = nullptr;      // [tokens]; -1 - k = entry k of the ring of samples
+  const int32_t* ids = nullptr;      // [tokens]; -1 - k = entry k of the ring of samples; from the vocabulary's size on: of virtual tokens
   const int32_t* pos = nullptr;      // [tokens]
   const int32_t* slot = nullptr;     // [tokens] page * block + offset; -1 = padding row, nothing is stored
   const int32_t* q_start = nullptr;  // [seqs + 1] first token row of each sequence
@@ -123,10 +123,11 @@ struct Sample {
   int32_t flags = 0;    // SampleFlag
 };
 struct EmbedArgs {
-  Tensor out;                       // [tokens, hidden]
-  const int32_t* ids;               // [tokens]; -1 - k stands for sampled[k].id, which only the device knows yet
-  Tensor table;                     // [vocab, hidden] row-major
+  Tensor out;          // [tokens, hidden]
+  const int32_t* ids;  // [tokens]; -1 - k stands for sampled[k].id, which only the device knows yet; vocab + k is row k of pool
+  Tensor table;        // [vocab, hidden] row-major
   const Sample* sampled = nullptr;  // what earlier steps drew
+  Tensor pool = {};                 // [rows, hidden] f32: virtual tokens' embeddings
 };
 struct SampleArgs {
   Tensor logits;          // [rows, vocab] f32, only read; its first row is out row `first`

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Ops that move rows: embed, gather_rows, copy_blocks.
+#include <algorithm>
 #include <cstring>
 
 #include "cpu/cpu_backend_impl.h"
@@ -10,7 +11,8 @@ void CpuBackend::embed(const EmbedArgs& a) {
   pool_.split(a.out.rows, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; t++) {
       const int32_t id = a.ids[t] < 0 ? a.sampled[-1 - a.ids[t]].id : a.ids[t];
-      kernels_.widen(a.table.dtype, a.table.from(id).data, a.out.row(t), a.out.cols);
+      if (id < a.table.rows) kernels_.widen(a.table.dtype, a.table.from(id).data, a.out.row(t), a.out.cols);
+      else std::copy_n(a.pool.row(id - a.table.rows), a.out.cols, a.out.row(t));
     }
   });
 }

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cassert>
 
+#include "base/check.h"
+
 namespace neox {
 
 BlockPool::BlockPool(int32_t blocks, int32_t block_size, bool prefix_caching)
@@ -40,7 +42,25 @@ BlockTable BlockPool::share(const BlockTable& table, int32_t blocks) {
   BlockTable out;
   out.blocks.assign(table.blocks.begin(), table.blocks.begin() + blocks);
   for (int32_t b : out.blocks) pages_[size_t(b)].owners++;
-  if (table.published <= blocks) out.published = table.published, out.prefix = table.prefix;  // else it publishes anew, and finds itself
+  out.pinned = table.pinned, out.root = table.root;
+  const bool all = table.published <= blocks;  // else it publishes anew, and finds itself
+  out.published = all ? table.published : table.pinned, out.prefix = all ? table.prefix : table.root;
+  return out;
+}
+
+std::vector<BlockTable> BlockPool::pin(std::span<const int32_t> positions) {
+  std::vector<BlockTable> tables;
+  for (int32_t n : positions)
+    if (!grow(tables.emplace_back(), blocks_for(n)))
+      fail(ErrorKind::memory, "the KV cache has ", size(), " pages of ", block_size_, " positions, too few for the prefixes of ",
+           positions.size(), " tasks: raise kv_cache_memory");
+  return tables;
+}
+
+BlockTable BlockPool::begin(const BlockTable& pinned, int32_t positions, int64_t root) {
+  BlockTable out = share(pinned, positions / block_size_);
+  out.pinned = out.published = out.size();
+  out.root = out.prefix = root;
   return out;
 }
 
@@ -75,9 +95,9 @@ void BlockPool::forget(Page& page, int32_t block) {
 }
 
 int32_t BlockPool::match(BlockTable& table, std::span<const int32_t> tokens) {
-  assert(table.blocks.empty());
+  assert(table.size() == table.pinned);
   const auto size = size_t(block_size_);
-  for (size_t at = 0; prefix_caching_ && at + size <= tokens.size(); at += size) {
+  for (size_t at = size_t(table.size()) * size; prefix_caching_ && at + size <= tokens.size(); at += size) {
     const int32_t block = lookup(table.prefix, tokens.subspan(at, size));
     if (block < 0) break;
     Page& page = pages_[size_t(block)];

@@ -12,8 +12,10 @@ namespace neox {
 /// A sequence's pages, in order of position, and how far they are findable.
 struct BlockTable {
   std::vector<int32_t> blocks;
-  int32_t published = 0;  // the first pages, that are in the prefix cache (as themselves, or as an equal page of another owner)
-  int64_t prefix = 0;     // names the tokens of the published pages; 0 = none
+  int32_t published = 0;  // the first pages, that are in the prefix cache (as themselves, or as an equal page of another owner), or pinned
+  int64_t prefix = 0;     // names the tokens of the published pages
+  int32_t pinned = 0;     // the first pages, that hold a task's prefix and no tokens
+  int64_t root = 0;  // names these, and all that the tokens do not tell; `prefix` where nothing else is published. 0 = nothing, else < 0
 
   int32_t size() const { return int32_t(blocks.size()); }
 };
@@ -42,7 +44,12 @@ class BlockPool {
   BlockTable share(const BlockTable& table, int32_t blocks);
   /// Another owner of one page, at the end of a table.
   void own(BlockTable& table, int32_t block);
-  /// Fills an empty table with the longest run of findable pages that hold the first of `tokens`; returns their positions.
+  /// For good: tables of so many positions each, one after another, in a pool that nobody has used.
+  std::vector<BlockTable> pin(std::span<const int32_t> positions);
+  /// The beginning of a table: the whole pages of the first `positions` of a pinned one. root: see BlockTable.
+  BlockTable begin(const BlockTable& pinned, int32_t positions, int64_t root);
+  /// Adds to a table that has but its beginning the longest run of findable pages that hold the first of `tokens`; returns the positions
+  /// of all its pages.
   int32_t match(BlockTable& table, std::span<const int32_t> tokens);
   /// Makes the whole pages among the first `positions` findable.
   void publish(BlockTable& table, std::span<const int32_t> tokens, int32_t positions);

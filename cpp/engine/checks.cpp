@@ -47,6 +47,11 @@ std::string what_ranks_share(const EngineConfig& c) {
     << "\nload_format: " << c.load_format << "\ndtype: " << c.dtype << "\ndevice: " << c.device << "\nkv_cache_dtype: " << c.kv_cache_dtype
     << "\nblock_size: " << c.block_size << "\nmax_model_len: " << c.max_model_len << "\nmax_num_seqs: " << c.max_num_seqs
     << "\nmax_num_batched_tokens: " << c.max_num_batched_tokens << "\nmax_logprobs: " << c.max_logprobs << '\n';
+  s << "prompt_learning_start_id: " << c.prompt_learning.start_id << '\n';
+  for (const PromptTask& t : c.prompt_learning.tasks)
+    s << "prompt_learning task " << t.name << ": type " << int(t.type) << ", length " << t.length << ", " << t.folder << ' ' << t.file_dtype
+      << ", digest " << std::hex << digest(0, reinterpret_cast<const char*>(t.values.data()), t.values.size() * sizeof(float)) << std::dec
+      << '\n';
   std::vector<std::string> files;
   for (const auto& entry : fs::directory_iterator(c.model)) {
     const std::string name = entry.path().filename().string();

@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/philox.h"
 #include "engine/engine_impl.h"
+#include "model/prompts.h"
 
 namespace neox {
 
@@ -25,10 +26,10 @@ int32_t steps_ahead(const EngineConfig& c, bool beside_host) {
 }  // namespace
 
 Engine::Impl::Impl(const EngineConfig& c)
-    : config(c), ranks(config, info.warnings),
-      scheduler(executor().limits(), executor().num_blocks(), c.enable_prefix_caching, c.pipeline_parallel_size),
+    : config(c), ranks(config, info.warnings), scheduler(executor().limits(), executor().num_blocks(), c.enable_prefix_caching,
+                                                         c.pipeline_parallel_size, prefixes_of(config.prompt_learning)),
       buffer(executor().limits()), depth(steps_ahead(c, executor().backend().name() != "cpu")), limit(executor().model().vocab_size),
-      process(getpid()) {
+      process(getpid()), soft_prompts(-int64_t(c.prompt_learning.tasks.size())) {
   stats.blocks_total = executor().num_blocks();
   describe();
 }
@@ -73,7 +74,10 @@ void Engine::Impl::describe() {
           .last_layer = executor().shard().stage.last_layer,
           .ranks = ranks.group().describe(),
           .eos_token_ids = m.eos_token_ids,
-          .warnings = std::move(warnings)};
+          .warnings = std::move(warnings),
+          .tasks = {},
+          .prompt_learning_start_id = config.prompt_learning.start_id};
+  for (const PromptTask& t : config.prompt_learning.tasks) info.tasks.push_back({.name = t.name, .type = t.type, .length = t.length});
 }
 
 void Engine::Impl::check_usable() const {
@@ -82,16 +86,11 @@ void Engine::Impl::check_usable() const {
          ": make the engine after forking");
 }
 
-void Engine::Impl::check_prompt(std::span<const int32_t> prompt) const {
-  const int32_t vocab = executor().model().vocab_size;
-  require(!prompt.empty(), "the prompt is empty, expected at least one token");
-  for (size_t i = 0; i < prompt.size(); i++)
-    require(prompt[i] >= 0 && prompt[i] < vocab, "the prompt's token ", i, " is ", prompt[i], ", expected 0 to ", vocab - 1);
-}
-
-void Engine::Impl::check_params(std::span<const int32_t> prompt, const SamplingParams& p) const {
+void Engine::Impl::check_params(const Sequence& s, const SamplingParams& p) const {
   p.validate();
-  require(int64_t(prompt.size()) + (p.max_tokens > 0) <= config.max_model_len, "the prompt has ", prompt.size(), " tokens, expected ",
+  const auto virtual_tokens = std::count_if(s.tokens.begin(), s.tokens.end(), is_virtual);
+  require(int64_t(s.length()) + (p.max_tokens > 0) <= config.max_model_len, "the prompt has ", s.length(), " tokens",
+          virtual_tokens > 0 ? concat(", of them ", virtual_tokens, " virtual ones") : "", ", expected ",
           p.max_tokens > 0 ? "fewer than" : "at most", " max_model_len ", config.max_model_len);
   require(p.logprobs <= config.max_logprobs, "logprobs is ", p.logprobs, ", expected at most max_logprobs ", config.max_logprobs);
   require(p.prompt_logprobs <= config.max_logprobs, "prompt_logprobs is ", p.prompt_logprobs, ", expected at most max_logprobs ",
@@ -118,32 +117,34 @@ void Engine::Impl::check_params(std::span<const int32_t> prompt, const SamplingP
   for (int32_t id : p.stop_token_ids) check_id("stop_token_ids", id);
 }
 
-std::shared_ptr<Sequence> Engine::Impl::make_sequence(std::span<const int32_t> prompt, const SamplingParams& params) const {
+std::shared_ptr<Sequence> Engine::Impl::make_sequence(const Prompt& prompt, const SamplingParams& params) {
   auto s = std::make_shared<Sequence>();
-  s->tokens.assign(prompt.begin(), prompt.end());
-  s->prompt_length = int32_t(prompt.size());
+  lay_out(*s, prompt);
+  check_params(*s, params);
   s->params = params;
-  s->max_length = int32_t(std::min<int64_t>(int64_t(prompt.size()) + params.max_tokens, config.max_model_len));
+  s->max_length = int32_t(std::min<int64_t>(int64_t(s->prompt_length) + params.max_tokens, config.max_model_len));
   s->top_p = params.top_p;
   const auto rules = std::make_shared<const Rules>(params, executor().model().eos_token_ids, vocabulary);
-  s->processors = Processors(rules, prompt);
+  s->processors = Processors(rules, s->tokens);
   s->forks = params.n - 1;
   if (params.beam_width > 1) {
     const auto ends = int32_t(rules->ends.size());
     s->group = std::make_shared<BeamGroup>(
         BeamGroup{.search = BeamSearch(params, ends, s->max_length - s->prompt_length), .leader = s, .beams = {}});
   }
-  s->scored = std::max(1, params.prompt_logprobs_start);
+  const int64_t front = s->prompt_length - int64_t(prompt.ids.size());
+  s->scored = int32_t(std::min<int64_t>(std::max<int64_t>(s->prefix_length + 1, front + params.prompt_logprobs_start), s->prompt_length));
   const int64_t width = params.beam_width, shared = s->prompt_length / config.block_size;  // pages of the prompt
-  const int64_t blocks = shared + width * (scheduler.pool().blocks_for(s->max_length) - shared);
-  require(blocks <= scheduler.pool().size(), "the request needs ", blocks, " pages of the KV cache for ", width > 1 ? "beams of " : "",
-          s->max_length, " tokens, but there are ", scheduler.pool().size(),
-          ": raise kv_cache_memory, or shorten the prompt or max_tokens");
+  const int64_t blocks = shared - s->prefix_length / config.block_size + width * (scheduler.pool().blocks_for(s->max_length) - shared);
+  const int64_t free_pages = scheduler.pool().size() - scheduler.pinned_pages();
+  require(blocks <= free_pages, "the request needs ", blocks, " pages of the KV cache for ", width > 1 ? "beams of " : "", s->max_length,
+          " tokens, but there are ", free_pages, ": raise kv_cache_memory, or shorten the prompt or max_tokens");
   require(width <= executor().limits().seqs, "beam_width is ", width, ", expected at most max_num_seqs and max_num_batched_tokens (",
           executor().limits().seqs, ")");
   const int64_t edits = width * rules->most_words(s->max_length, executor().model().vocab_size), most = executor().limits().edit_words;
   require(edits <= most, "penalties, logit_bias, bad_words and allowed_token_ids may take ", edits, " words of a step's ", most,
           ": expected fewer or longer bad_words, or fewer ids");
+  if (!prompt.embeds.empty()) keep_embeds(*s, prompt);
   return s;
 }
 
@@ -213,11 +214,9 @@ void Engine::set_vocabulary(Vocabulary vocabulary) {
   impl_->vocabulary = std::move(vocabulary);
 }
 
-uint64_t Engine::submit(std::span<const int32_t> prompt, const SamplingParams& params) {
+uint64_t Engine::submit(const Prompt& prompt, const SamplingParams& params) {
   impl_->check_usable();
   impl_->check_drives("submit");
-  impl_->check_prompt(prompt);
-  impl_->check_params(prompt, params);
   auto s = impl_->make_sequence(prompt, params);
   const std::lock_guard lock(impl_->inbox);
   s->request_id = ++impl_->requests;
@@ -269,13 +268,13 @@ void Engine::forward(std::span<const int32_t> ids, int64_t batch, int64_t length
   require(length <= e.config.max_model_len, "input_ids has ", length, " positions, expected at most max_model_len ",
           e.config.max_model_len);
   require(int64_t(out.size()) == batch * length * vocab, "out has ", out.size(), " elements, expected ", batch * length * vocab);
-  e.check_prompt(ids);
+  e.read_ids({.ids = ids}, nullptr);
   const std::lock_guard stepping(e.stepping);
   int64_t left = batch;
   {
     std::vector<std::shared_ptr<Sequence>> made;
     for (int64_t b = 0; b < batch; b++) {
-      made.push_back(e.make_sequence(ids.subspan(size_t(b * length), size_t(length)), {.max_tokens = 0}));
+      made.push_back(e.make_sequence({.ids = ids.subspan(size_t(b * length), size_t(length))}, {.max_tokens = 0}));
       made.back()->logits_out = out.data() + b * length * vocab;
       made.back()->left = &left;
     }

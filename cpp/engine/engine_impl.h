@@ -9,6 +9,7 @@
 
 #include "engine/ranks.h"
 #include "engine/scheduler.h"
+#include "engine/soft_prompts.h"
 #include "neox/engine.h"
 
 namespace neox {
@@ -25,13 +26,19 @@ struct Engine::Impl {
   void check_usable() const;
   void check_drives(const char* what) const;
   const Executor& executor() const { return ranks.executor(); }
-  void check_prompt(std::span<const int32_t> prompt) const;
-  void check_params(std::span<const int32_t> prompt, const SamplingParams& params) const;
-  std::shared_ptr<Sequence> make_sequence(std::span<const int32_t> prompt, const SamplingParams& params) const;
+  void check_params(const Sequence& s, const SamplingParams& params) const;
+  std::shared_ptr<Sequence> make_sequence(const Prompt& prompt, const SamplingParams& params);
   uint64_t draw_seed(uint64_t request_id) const;
   void check_unbroken() const;
   void step(std::vector<Delta>& deltas);
   [[noreturn]] void break_down(const std::exception& why);
+
+  // prompts.cpp: what a prompt has besides tokens
+  const PromptTask* task_of(const Prompt& prompt) const;
+  std::vector<int32_t> read_ids(const Prompt& prompt, const PromptTask* task) const;
+  void check_embeds(std::span<const float> embeds) const;
+  void lay_out(Sequence& s, const Prompt& prompt) const;
+  void keep_embeds(Sequence& s, const Prompt& prompt);
 
   // outcome.cpp: what a step's results mean for the sequences
   void read_inbox(std::vector<Delta>& deltas);
@@ -76,6 +83,7 @@ struct Engine::Impl {
   mutable std::mutex inbox;  // over all of the below
   std::vector<std::shared_ptr<Sequence>> submitted;
   std::vector<uint64_t> cancelled;
+  SoftPrompts soft_prompts;
   uint64_t requests = 0;
   Stats stats;
 

@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/thread_pool.h"
 #include "comm/host_communicator.h"
+#include "model/prompts.h"
 
 namespace neox {
 namespace {
@@ -14,6 +15,7 @@ namespace {
 // A StepBuffer is indexed with int32.
 constexpr int32_t kMaxTokens = 1 << 20;
 constexpr int64_t kMaxTablePages = 1 << 28;
+constexpr int32_t kEmbedBytes = 16 << 20;  // of embeddings that requests brought, in one step: more of them wait for the next
 
 }  // namespace
 
@@ -33,6 +35,7 @@ Executor::Executor(EngineConfig& config, HostGroup& group, std::vector<std::stri
   config.device = backend_->name();
   const bool unfused = config.attention == "unfused";
   if (unfused && !on_gpu()) warnings.push_back("attention is 'unfused', which is for CUDA: the CPU has one attention, and uses it");
+  read_prompts(config.prompt_learning, model_config_);
   complete_limits(config);
   load(config, warnings);
   const int32_t logit_rows = on_gpu() ? 256 : 64;
@@ -48,6 +51,7 @@ Executor::Executor(EngineConfig& config, HostGroup& group, std::vector<std::stri
   if (on_gpu() && group.size() == 1) limits_.recorded = shapes_to_record(limits_, logit_rows);
   if (unfused) std::erase_if(limits_.recorded, [](const StepShape& shape) { return shape.max_q > 1; });  // it goes by the host's lengths
   make_buffers(config);
+  if (shard_.stage.first()) virtual_tokens_ = arena_->tensor(limits_.table_rows + limits_.embed_rows, limits_.hidden);
   make_cache(config, dtype_named(config.kv_cache_dtype, "kv_cache_dtype"));  // last: it may take what is left
   connect_ranks(config);
   model_ = std::make_unique<Model>(Model::Parts{.backend = *backend_,
@@ -57,8 +61,12 @@ Executor::Executor(EngineConfig& config, HostGroup& group, std::vector<std::stri
                                                 .weights = *weights_,
                                                 .kv = kv_->layers(),
                                                 .activations = activations_,
+                                                .virtual_tokens = virtual_tokens_,
                                                 .shard = shard_});
   if (config.record_steps) record_steps();
+  load_tables(config.prompt_learning);
+  load_prefixes(config.prompt_learning);
+  for (PromptTask& task : config.prompt_learning.tasks) task.values = {};  // they are on the device
 }
 
 /// The ranks of a stage, and those that hold the same share in all stages.
@@ -75,7 +83,7 @@ void Executor::make_buffers(const EngineConfig& config) {
   const auto samples = size_t(limits_.slots) * size_t(limits_.samples());
   results_.resize(size_t(limits_.slots)), marks_.resize(size_t(limits_.slots));
   max_logprobs_ = config.max_logprobs;
-  step_buffer_ = Buffer(*backend_, StepBuffer(limits_).capacity());
+  step_buffer_ = Buffer(*backend_, StepBuffer(limits_).device_capacity());
   samples_ = Buffer(*backend_, samples * sizeof(Sample));
   top_ids_ = Buffer(*backend_, samples * size_t(config.max_logprobs) * sizeof(int32_t));
   top_logprobs_ = Buffer(*backend_, samples * size_t(config.max_logprobs) * sizeof(float));
@@ -99,12 +107,18 @@ void Executor::complete_limits(EngineConfig& c) {
   require(model_config_.eos_token_ids.size() <= size_t(kMaxEndIds), c.model, " has ", model_config_.eos_token_ids.size(),
           " EOS ids, expected at most ", kMaxEndIds);
   require(c.kv_cache_memory >= 0, "kv_cache_memory is ", c.kv_cache_memory, ", expected bytes, or 0 for what is sensible");
+  for (const PromptTask& task : c.prompt_learning.tasks)
+    require(task.type == PromptType::tuning || task.length < c.max_model_len, "the prefix prompt of task '", task.name, "' has ",
+            task.length, " virtual tokens, expected fewer than max_model_len ", c.max_model_len);
   limits_ = {.tokens = c.max_num_batched_tokens,
              .seqs = std::min(c.max_num_seqs, c.max_num_batched_tokens),
              .blocks_per_seq = (c.max_model_len + c.block_size - 1) / c.block_size,
              .block_size = c.block_size,
              .vocab = model_config_.vocab_size,
-             .slots = std::max(2, c.pipeline_parallel_size)};
+             .slots = std::max(2, c.pipeline_parallel_size),
+             .hidden = model_config_.hidden_size,
+             .embed_rows = std::clamp(kEmbedBytes / int32_t(sizeof(float)) / model_config_.hidden_size, 1, c.max_num_batched_tokens),
+             .table_rows = table_rows(c.prompt_learning)};
   if (const int64_t pages = int64_t(limits_.seqs) * limits_.blocks_per_seq; pages > kMaxTablePages)
     fail(ErrorKind::memory, "max_num_seqs ", limits_.seqs, " of max_model_len ", c.max_model_len, " may have ", pages,
          " pages in a step, expected at most ", kMaxTablePages, ": lower one of them");
@@ -130,7 +144,9 @@ void Executor::make_cache(EngineConfig& c, DType dtype) {
   int64_t memory = c.kv_cache_memory;
   if (memory == 0)
     memory = on_gpu() ? backend_->memory_free() / 10 * 9 : std::min(int64_t(4) << 30, backend_->memory_free() / 4) / group_.neighbours();
-  int64_t blocks = std::min({memory / block_bytes, int64_t(limits_.blocks_per_seq) * c.max_num_seqs, int64_t(INT32_MAX) / c.block_size});
+  int64_t most = int64_t(limits_.blocks_per_seq) * c.max_num_seqs;
+  for (const int32_t positions : prefixes_of(c.prompt_learning)) most += (positions + c.block_size - 1) / c.block_size;
+  int64_t blocks = std::min({memory / block_bytes, most, int64_t(INT32_MAX) / c.block_size});
   if (blocks < 1)
     fail(ErrorKind::memory, "the KV cache may take ", memory, " bytes, but one page of ", c.block_size, " positions takes ", block_bytes,
          ": raise kv_cache_memory");
@@ -194,16 +210,22 @@ void Executor::record_steps() {
   StepBuffer buffer(limits_);
   for (int32_t i = 0; i < int32_t(limits_.recorded.size()); i++) {
     buffer.fill_padding(i);
-    backend_->upload(step_buffer_.data(), buffer.data(), buffer.bytes());
+    upload(buffer);
     run(buffer);  // so that what an op makes at its first use is there
     replays_.push_back(backend_->record([&] { run(buffer); }));
   }
   backend_->synchronize();
 }
 
+void Executor::upload(const StepBuffer& buffer) {
+  backend_->upload(step_buffer_.data(), buffer.data(), buffer.device_bytes());
+  if (buffer.embed_rows() > 0 && shard_.stage.first())
+    backend_->upload(virtual_tokens_.row(limits_.table_rows), buffer.embeds(), buffer.embed_bytes());
+}
+
 void Executor::enqueue(const StepBuffer& buffer) {
   Backend& be = *backend_;
-  be.upload(step_buffer_.data(), buffer.data(), buffer.bytes());
+  upload(buffer);
   const int32_t* copies = buffer.copies(step_buffer_.data<const int32_t>());
   for (const KvPages& layer : kv_->layers())
     if (buffer.copy_count() > 0) be.copy_blocks({.kv = layer, .pairs = copies, .count = buffer.copy_count()});
@@ -247,7 +269,7 @@ int32_t Executor::probe(const StepBuffer& buffer) {
       if (!std::all_of(row.begin(), row.end(), [](float v) { return std::isfinite(v); })) where = layer;
     }
   };
-  backend_->upload(step_buffer_.data(), buffer.data(), buffer.bytes());
+  upload(buffer);
   model_->forward(buffer.step(step_buffer_.data<const int32_t>()), samples_.data<Sample>(), look);
   return where;
 }

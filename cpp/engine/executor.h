@@ -53,6 +53,11 @@ class Executor {
   void make_buffers(const EngineConfig& config);
   bool on_gpu() const { return backend_->name() == "cuda"; }
   void record_steps();
+  void upload(const StepBuffer& buffer);
+  // executor_prompts.cpp
+  void load_tables(const PromptLearning& prompts);
+  void load_prefixes(const PromptLearning& prompts);
+  void write_prefix(const PromptTask& task, const BlockTable& table);
   void run(const StepBuffer& buffer);
   void download(const StepBuffer& buffer);
   void beam_candidates(const StepBuffer& buffer, const Tensor& logits, int32_t first);
@@ -70,7 +75,8 @@ class Executor {
   std::unique_ptr<Model> model_;
   std::vector<std::unique_ptr<Replay>> replays_;  // [limits_.recorded], or none
   StepLimits limits_{};
-  Buffer step_buffer_;             // the block on the device
+  Buffer step_buffer_;             // the block on the device, but for embeddings
+  Tensor virtual_tokens_;          // [table_rows + embed_rows, hidden] f32, on the first stage: tables of tasks, then what the step brings
   Buffer samples_;                 // [slots, samples] Sample on the device: the ring
   Buffer top_ids_, top_logprobs_;  // [slots, samples, max_logprobs]
   Buffer candidates_;              // [slots, candidates] Candidate

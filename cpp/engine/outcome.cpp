@@ -111,8 +111,11 @@ TokenLogprob token_logprob(const Executor::Result& r, size_t i, int32_t id, int3
 
 void Engine::Impl::take_scores(const Chunk& c, const Executor::Result& r, size_t first) {
   Sequence& s = *c.sequence;
-  for (int32_t i = 0; i < c.scores; i++)
-    s.prompt_scores.push_back(token_logprob(r, first + size_t(i), s.tokens[size_t(c.first_score + i)], s.params.prompt_logprobs));
+  for (int32_t i = c.first_score; i < c.score_end; i++) {
+    const int32_t token = s.tokens[size_t(i)];
+    if (is_virtual(token)) s.prompt_scores.push_back({.id = -1});
+    else s.prompt_scores.push_back(token_logprob(r, first++, token, s.params.prompt_logprobs));
+  }
 }
 
 void Engine::Impl::settle(const StepPlan& plan, std::vector<Delta>& deltas) {

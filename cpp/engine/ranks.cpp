@@ -155,8 +155,10 @@ std::string Ranks::locate_non_finite(const Sequence& sequence, int32_t length) {
   copy->logits_out = nullptr, copy->params = {}, copy->group = nullptr;
   int32_t where = Executor::kAllFinite;
   StepBuffer buffer(exact);
-  for (int32_t start = 0, count; start < length; start += count) {
+  int32_t probes = 0;
+  for (int32_t start = copy->prefix_length, count; start < length; start += count, probes++) {
     count = std::min(exact.tokens, length - start);
+    if (copy->soft_rows(start, count) > exact.embed_rows) count = std::max(0, copy->soft_begin - start) + exact.embed_rows;
     StepPlan plan{.copies = {}, .chunks = {}, .tokens = count};
     plan.chunks.push_back({.sequence = copy, .preemptions = 0, .start = start, .count = count, .first_score = 0, .scores = 0, .draws = 0});
     buffer.fill(plan, 0);
@@ -165,7 +167,7 @@ std::string Ranks::locate_non_finite(const Sequence& sequence, int32_t length) {
     where = std::min(where, own_->executor().probe(buffer));
   }
   for (int r = 1; r < group_->size(); r++)
-    for (int32_t start = 0, found; start < length; start += exact.tokens) {
+    for (int32_t i = 0, found; i < probes; i++) {
       receive(r, Channel::probes, &found, sizeof found);
       where = std::min(where, found);
     }

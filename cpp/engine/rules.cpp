@@ -46,13 +46,15 @@ int64_t Rules::most_words(int32_t length, int32_t vocab) const {
 Processors::Processors(std::shared_ptr<const Rules> rules, std::span<const int32_t> prompt) : rules_(std::move(rules)) {
   if (!rules_->penalise()) return;
   std::vector<int32_t> ids(prompt.begin(), prompt.end());
+  std::erase_if(ids, is_virtual);
+  const std::vector<int32_t> real = ids;
   for (const Edit& edit : rules_->bias) ids.push_back(edit.id);
   std::sort(ids.begin(), ids.end());
   ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
   for (int32_t id : ids) seen_.push_back({.id = id});
   counts_.resize(seen_.size());
   for (const Edit& edit : rules_->bias) entry(edit.id).bias = edit.bias;
-  for (int32_t id : prompt) entry(id).factor = rules_->repetition;
+  for (int32_t id : real) entry(id).factor = rules_->repetition;
 }
 
 Edit& Processors::entry(int32_t id) {
@@ -75,8 +77,9 @@ void Processors::ban_ngrams(std::span<const int32_t> tokens) {
   const auto n = size_t(rules_->ngram);
   if (n == 0 || tokens.size() < n) return;
   const auto last = tokens.last(n - 1);
+  if (std::any_of(last.begin(), last.end(), is_virtual)) return;
   for (auto at = tokens.begin(); size_t(tokens.end() - at) >= n; ++at)
-    if (std::equal(last.begin(), last.end(), at)) bans_.push_back(at[ptrdiff_t(n) - 1]);
+    if (std::equal(last.begin(), last.end(), at) && !is_virtual(at[ptrdiff_t(n) - 1])) bans_.push_back(at[ptrdiff_t(n) - 1]);
 }
 
 std::string tail_of(std::span<const int32_t> tokens, size_t bytes, const Vocabulary& vocabulary) {

@@ -11,6 +11,11 @@
 
 namespace neox {
 
+/// Tokens of a sequence from here on are virtual: no rule and no text sees them. This one itself has its embedding, or its keys and values,
+/// from elsewhere; kVirtual + 1 + k is row k of the tables of tuning tasks.
+constexpr int32_t kVirtual = 1 << 30;
+constexpr bool is_virtual(int32_t token) { return token >= kVirtual; }
+
 /// The part that stays the same for all samples of a request and all their tokens.
 struct Rules {
   Rules(const SamplingParams& params, const std::vector<int32_t>& eos, const Vocabulary& vocabulary);
@@ -43,8 +48,8 @@ std::string tail_of(std::span<const int32_t> tokens, size_t bytes, const Vocabul
 /// The part that grows with one sample. Copied where samples branch off.
 class Processors {
  public:
-  Processors() = default;  // of a sequence that draws nothing
-  Processors(std::shared_ptr<const Rules> rules, std::span<const int32_t> prompt);
+  Processors() = default;                                                           // of a sequence that draws nothing
+  Processors(std::shared_ptr<const Rules> rules, std::span<const int32_t> prompt);  // virtual tokens among them are skipped
 
   bool need_tokens() const { return rules_ && rules_->need_tokens(); }
   /// A token was generated.

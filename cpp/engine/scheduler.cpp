@@ -21,11 +21,27 @@ Chunk Scheduler::chunk(const Shared& sequence, int32_t count) const {
           .scores = 0,
           .draws = 0};
   const int32_t end = c.start + count;
-  if (s.scores_prompt()) c.scores = std::max(0, std::min(end + 1, s.prompt_length) - s.scored);
+  if (s.scores_prompt()) {
+    c.score_end = std::max(s.scored, std::min(end + 1, s.prompt_length));
+    c.scores =
+        int32_t(std::count_if(s.tokens.begin() + s.scored, s.tokens.begin() + c.score_end, [](int32_t t) { return !is_virtual(t); }));
+  }
   if (end < s.length() || s.logits_out || s.params.max_tokens == 0) return c;
   if (s.group) c.candidates = s.group->search.candidates_per_beam();
   else c.draws = 1 + (s.generated() == 0 ? s.forks : 0);
   return c;
+}
+
+int32_t Scheduler::pinned_pages() const {
+  int32_t pages = 0;
+  for (const BlockTable& table : pinned_) pages += table.size();
+  return pages;
+}
+
+/// How many positions of s a step has room for yet, by their number and that of the embeddings they bring.
+int32_t Scheduler::room(const StepPlan& plan, const Sequence& s) const {
+  const int32_t count = std::min(s.to_compute(), limits_.tokens - plan.tokens), rows = limits_.embed_rows - plan.embed_rows;
+  return s.soft_rows(s.computed, count) <= rows ? count : std::max(0, s.soft_begin - s.computed) + rows;
 }
 
 /// Adds a chunk to the plan; false if the step has no room for its samples or their edits.
@@ -33,8 +49,9 @@ bool Scheduler::take(StepPlan& plan, const Shared& s, int32_t count) const {
   Chunk c = chunk(s, count);
   if (c.draws + c.candidates > 0) c.edit_words = s->processors.prepare(s->tokens, s->generated());
   if (plan.samples + c.samples() > limits_.samples() || plan.edit_words + c.edit_words > limits_.edit_words) return false;
+  plan.embed_rows += s->soft_rows(s->computed, count);
   s->computed += count;
-  s->scored += c.scores;
+  s->scored = std::max(s->scored, c.score_end);
   if (c.candidates > 0) s->group->flying = true;
   if (c.draws > 0) s->tokens.push_back(-1 - (plan.slot * limits_.samples() + plan.samples + c.scores));
   plan.tokens += count;
@@ -65,10 +82,27 @@ void Scheduler::preempt_youngest() {
   running_.pop_back();
 }
 
-/// Pages for the first `positions` of a table of s, taken from younger sequences if need be; false if s itself had to go.
-bool Scheduler::make_room(const Sequence& s, BlockTable& table, int32_t positions) {
-  while (!pool_.grow(table, pool_.blocks_for(positions))) {
-    const bool self = running_.back().get() == &s;
+/// Gives s, which has no pages, what is there of its first `most` positions: its task's prefix, and what the prefix cache holds.
+void Scheduler::begin(Sequence& s, int32_t most) {
+  s.table = pool_.begin(s.prefix < 0 ? BlockTable{} : pinned_[size_t(s.prefix)], s.prefix_length, s.root);
+  s.computed = std::max(s.prefix_length, pool_.match(s.table, std::span(s.tokens).first(size_t(most))));
+}
+
+/// Pages for the first `positions` of s; one in which its prefix ends is a copy of its own, made by the step that is planned. False, and no
+/// change, if too few are available.
+bool Scheduler::grow(Sequence& s, int32_t positions) {
+  const bool partial = s.computed > s.table.size() * limits_.block_size;  // so far it stands for the pinned page
+  if (!pool_.grow(s.table, pool_.blocks_for(positions))) return false;
+  if (!partial) return true;
+  const auto page = size_t(s.computed / limits_.block_size);
+  copies_.emplace_back(pinned_[size_t(s.prefix)].blocks[page], s.table.blocks[page]);
+  return true;
+}
+
+/// The same, with pages taken from younger sequences than the holder, s or its leader, if need be; false if that itself had to go.
+bool Scheduler::make_room(const Sequence& holder, Sequence& s, int32_t positions) {
+  while (!grow(s, positions)) {
+    const bool self = running_.back().get() == &holder;
     preempt_youngest();
     if (self) return false;
   }
@@ -90,18 +124,16 @@ bool Scheduler::admit(StepPlan& plan) {
   // At least one position is left to compute, and every row that tells a log-prob.
   int32_t reusable = s.length() - 1;
   if (s.scores_prompt()) reusable = std::min(reusable, s.scored - 1);
-  if (!s.logits_out) s.computed = pool_.match(s.table, std::span(s.tokens).first(size_t(reusable)));
+  if (!s.logits_out) begin(s, reusable);
   // Room for all it has so far, or its first chunk would only push others out, or be pushed out.
-  const int32_t cached = s.computed, length = s.length(), count = std::min(length - cached, limits_.tokens - plan.tokens);
-  const bool room = pool_.blocks_for(length) - s.table.size() <= pool_.available();
-  if (!room || !take(plan, sequence, count)) {
+  const int32_t cached = s.computed, count = room(plan, s);
+  const bool fits = count > 0 && pool_.blocks_for(s.length()) - s.table.size() <= pool_.available();
+  if (!fits || !grow(s, cached + count) || !take(plan, sequence, count)) {
     pool_.release(s.table);
     s.computed = 0;
     return false;
   }
-  [[maybe_unused]] const bool grown = pool_.grow(s.table, pool_.blocks_for(cached + count));
-  assert(grown);
-  tokens_cached_ += cached;
+  tokens_cached_ += cached - s.prefix_length;
   running_.push_back(sequence);
   waiting_.pop_front();
   return true;
@@ -128,8 +160,8 @@ StepPlan Scheduler::schedule(int32_t slot) {
       continue;
     }
     if (stages_ > 1 && !s->knows_all()) continue;
-    const int32_t count = std::min(s->to_compute(), limits_.tokens - plan.tokens);
-    if (count > 0 && make_room(*s, s->table, s->computed + count)) take(plan, s, count);
+    const int32_t count = this->room(plan, *s);
+    if (count > 0 && make_room(*s, *s, s->computed + count)) take(plan, s, count);
   }
   while (!waiting_.empty() && room() && admit(plan)) {}
   plan.copies = std::move(copies_);

@@ -3,6 +3,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "engine/block_pool.h"
@@ -15,9 +16,9 @@ namespace neox {
 class Scheduler {
  public:
   /// stages: of a pipeline, each of which works on a step of its own; they get about as many sequences each, and none whose last token is
-  /// still being drawn.
-  Scheduler(const StepLimits& limits, int32_t blocks, bool prefix_caching, int32_t stages = 1)
-      : limits_(limits), stages_(stages), pool_(blocks, limits.block_size, prefix_caching) {}
+  /// still being drawn. prefixes: positions of the tasks' prefixes, whose pages are pinned, the first ones of the pool.
+  Scheduler(const StepLimits& limits, int32_t blocks, bool prefix_caching, int32_t stages = 1, std::span<const int32_t> prefixes = {})
+      : limits_(limits), stages_(stages), pool_(blocks, limits.block_size, prefix_caching), pinned_(pool_.pin(prefixes)) {}
   ~Scheduler();
   Scheduler(const Scheduler&) = delete;
 
@@ -43,12 +44,16 @@ class Scheduler {
   int64_t preemptions() const { return preemptions_; }
   int64_t tokens_cached() const { return tokens_cached_; }
   const BlockPool& pool() const { return pool_; }
+  int32_t pinned_pages() const;
 
  private:
   using Shared = std::shared_ptr<Sequence>;  // with the plans that are on their way
   void release(Sequence& s);
   void preempt_youngest();
-  bool make_room(const Sequence& s, BlockTable& table, int32_t positions);
+  void begin(Sequence& s, int32_t most);
+  bool grow(Sequence& s, int32_t positions);
+  bool make_room(const Sequence& holder, Sequence& s, int32_t positions);
+  int32_t room(const StepPlan& plan, const Sequence& s) const;
   void copy_page(const BlockTable& from, BlockTable& to);
   void plan_beams(StepPlan& plan, const Shared& leader);
   bool recompute_beams(StepPlan& plan, const Shared& leader);
@@ -62,7 +67,8 @@ class Scheduler {
   const StepLimits limits_;
   const int32_t stages_;
   BlockPool pool_;
-  std::vector<Shared> running_;  // oldest first
+  std::vector<BlockTable> pinned_;  // [prefixes]
+  std::vector<Shared> running_;     // oldest first
   std::deque<Shared> waiting_;
   std::vector<std::pair<int32_t, int32_t>> copies_;  // of pages, due with the next step
   BlockTable copying_;                               // these pages, that nobody else may have until then

@@ -74,7 +74,7 @@ void Scheduler::plan_beams(StepPlan& plan, const Shared& leader) {
   for (const Shared& beam : beams) words += beam->processors.prepare(beam->tokens, beam->generated());
   if (words > limits_.edit_words || plan.samples + count > limits_.samples()) return;
   for (const Shared& beam : beams)
-    if (!make_room(*leader, beam->table, beam->length())) return;
+    if (!make_room(*leader, *beam, beam->length())) return;
   for (const Shared& beam : beams) take(plan, beam, 1);
 }
 
@@ -92,10 +92,10 @@ bool Scheduler::recompute_beams(StepPlan& plan, const Shared& leader) {
     pool_.release(s.table);
     s.table = pool_.share((*other)->table, common);
   }
-  if (s.computed == 0) s.computed = s.table.size() * limits_.block_size;
-  const int32_t count = std::min(s.to_compute() - 1, limits_.tokens - plan.tokens);
-  if (count > 0 && int32_t(plan.chunks.size()) < limits_.seqs && make_room(*leader, s.table, s.computed + count))
-    take(plan, *behind, count);
+  if (s.table.size() == 0) begin(s, s.prefix_length);
+  else if (s.computed == 0) s.computed = std::max(s.table.size() * limits_.block_size, s.prefix_length);
+  const int32_t count = std::min(s.to_compute() - 1, room(plan, s));
+  if (count > 0 && int32_t(plan.chunks.size()) < limits_.seqs && make_room(*leader, s, s.computed + count)) take(plan, *behind, count);
   return true;
 }
 

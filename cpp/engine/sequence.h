@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -23,13 +24,18 @@ struct Sequence {
   Processors processors;
   float top_p = 1;  // of the next draw
   uint64_t seed = 0;
-  std::vector<int32_t> tokens;  // the prompt, then what was generated; the last may be -1 - k: sample k of a step that is still running
+  std::vector<int32_t> tokens;  // the prompt, virtual tokens and all, then what was generated; the last may be -1 - k: sample k of a step
+                                // that is still running
   int32_t prompt_length = 0;
   int32_t max_length = 0;   // tokens at most, prompt included
   int32_t computed = 0;     // positions whose k and v are in the pages, or will be when the steps that are planned have run
   int32_t preemptions = 0;  // what was planned before the last one says nothing of the pages any more
   int32_t scored = 0;       // prompt tokens before this one need no log-prob, or have it
   BlockTable table;
+  int32_t prefix = -1, prefix_length = 0;            // the pinned pages that it begins with, and their positions; -1 = none
+  int32_t soft_begin = 0, soft_end = 0;              // positions whose embeddings the request brought
+  std::shared_ptr<const std::vector<float>> embeds;  // [soft_end - soft_begin, hidden]
+  int64_t root = 0;                                  // names what stands before its tokens, and those embeddings; see BlockTable
   std::vector<TokenLogprob> prompt_scores;
   std::string held;             // text that may be the beginning of a stop string or of a character
   float* logits_out = nullptr;  // forward: [length, vocab], and nothing is sampled
@@ -47,6 +53,10 @@ struct Sequence {
   int32_t to_compute() const { return generated() > 0 && length() >= max_length ? 0 : length() - computed; }
   /// Whether its next draw depends on the last token, so that no step with it is planned ahead.
   bool needs_tokens() const { return group || processors.need_tokens() || params.top_p_decay < 1; }
+  /// How many of these positions have an embedding that the request brought.
+  int32_t soft_rows(int32_t start, int32_t count) const {
+    return std::max(0, std::min(start + count, soft_end) - std::max(start, soft_begin));
+  }
   bool scores_prompt() const { return params.prompt_logprobs >= 0 && scored < prompt_length; }
 };
 

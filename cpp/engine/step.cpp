@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cstring>
 #include <span>
 
 #include "base/check.h"
@@ -54,8 +55,10 @@ StepBuffer::Offsets StepBuffer::place(const StepShape& s, int32_t blocks_per_seq
 }
 
 StepBuffer::StepBuffer(const StepLimits& limits) : limits_(limits) {
-  const int32_t copies = 2 * limits.samples(), sinks = limits.tokens;  // a pair of pages for each sample that branches off
-  words_.resize(size_t(place(limits.largest(), limits.blocks_per_seq).edits + limits.edit_words + copies + sinks));
+  // A pair of pages for each sample that branches off, and for each sequence that begins with a prefix.
+  const int32_t copies = 2 * (limits.samples() + limits.seqs + 1), sinks = limits.tokens;
+  words_.resize(size_t(place(limits.largest(), limits.blocks_per_seq).edits + limits.edit_words + copies + sinks) +
+                size_t(limits.embed_rows) * size_t(limits.hidden));
 }
 
 void StepBuffer::begin(const StepShape& s, int32_t recorded) {
@@ -66,6 +69,7 @@ void StepBuffer::begin(const StepShape& s, int32_t recorded) {
   at_ = place(s, limits_.blocks_per_seq);
   used_ = {};
   sinks_.clear();
+  soft_.clear();
 }
 
 void StepBuffer::fill(const StepPlan& plan, int32_t limit) {
@@ -109,7 +113,7 @@ void StepBuffer::pad() {
   std::fill(beam_rows + used_.beam_rows, beam_rows + words_[kBeamRows], BeamRow{.row = -1});
 }
 
-/// What has no fixed place comes last: pages to copy, and which logits rows a caller asked for.
+/// What has no fixed place comes last: pages to copy, which logits rows a caller asked for, and embeddings.
 void StepBuffer::finish(const StepPlan& plan) {
   int32_t at = words_[kCopiesAt] = at_.edits + used_.edit_words;
   assert(size_t(at) + 2 * plan.copies.size() + sinks_.size() <= words_.size());
@@ -118,6 +122,11 @@ void StepBuffer::finish(const StepPlan& plan) {
   words_[kSinksAt] = at;
   for (const Sink& sink : sinks_) words_[size_t(at++)] = sink.out_row;
   words_[kSinks] = int32_t(sinks_.size());
+  words_[kEmbedsAt] = at, words_[kEmbeds] = used_.embed_rows;
+  for (const auto& rows : soft_) {
+    std::memcpy(list(at), rows.data(), rows.size_bytes());
+    at += int32_t(rows.size());
+  }
   words_[kUsed] = at;
 }
 
@@ -148,13 +157,16 @@ void StepBuffer::add(const Chunk& c) {
   std::copy(s.table.blocks.begin(), s.table.blocks.end(), list(at_.blocks) + seq * limits_.blocks_per_seq);
   for (int32_t i = 0; i < c.count; i++) {
     const int32_t position = c.start + i, block = s.table.blocks[size_t(position / limits_.block_size)];
-    list(at_.ids)[token + i] = s.tokens[size_t(position)];
+    list(at_.ids)[token + i] = device_id(s.tokens[size_t(position)]);
     list(at_.pos)[token + i] = position;
     list(at_.slot)[token + i] = block * limits_.block_size + position % limits_.block_size;
     if (s.logits_out) sinks_.push_back({.out_row = add_out(token + i), .to = s.logits_out + int64_t(position) * limits_.vocab});
   }
-  for (int32_t scored = c.first_score; scored < c.first_score + c.scores; scored++)  // the row of a token tells of the one after it
-    add_score(s, scored, add_out(token + scored - 1 - c.start));
+  if (const int32_t rows = s.soft_rows(c.start, c.count); rows > 0)
+    soft_.push_back(std::span(*s.embeds).subspan(size_t(std::max(c.start, s.soft_begin) - s.soft_begin) * size_t(limits_.hidden),
+                                                 size_t(rows) * size_t(limits_.hidden)));
+  for (int32_t scored = c.first_score; scored < c.score_end; scored++)  // the row of a token tells of the one after it
+    if (!is_virtual(s.tokens[size_t(scored)])) add_score(s, scored, add_out(token + scored - 1 - c.start));
   if (c.draws > 0) {
     const int32_t out_row = add_out(token + c.count - 1);
     const int32_t edit = add_edits(c, out_row);
@@ -162,6 +174,14 @@ void StepBuffer::add(const Chunk& c) {
   }
   if (c.candidates > 0) add_beam(c, add_out(token + c.count - 1));
   used_.tokens += c.count, used_.seqs++;
+}
+
+/// What the device knows a token as: virtual ones are rows of its pool, where tables come first, then what requests brought.
+int32_t StepBuffer::device_id(int32_t token) {
+  if (!is_virtual(token)) return token;
+  if (token > kVirtual) return limits_.vocab + (token - kVirtual - 1);
+  assert(used_.embed_rows < limits_.embed_rows);
+  return limits_.vocab + limits_.table_rows + used_.embed_rows++;
 }
 
 int32_t StepBuffer::add_out(int32_t token_row) {

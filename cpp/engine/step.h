@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -14,17 +15,18 @@ struct Chunk {
   std::shared_ptr<Sequence> sequence;
   int32_t preemptions;          // of the sequence when this was planned
   int32_t start, count;         // positions [start, start + count)
-  int32_t first_score, scores;  // prompt tokens whose log-probs this chunk gives
+  int32_t first_score, scores;  // prompt tokens whose log-probs this chunk gives: in [first_score, score_end), less the virtual ones
   int32_t draws;  // new tokens, at position start + count: one, or one for each sample where a prompt ends; 0 in the middle of a prompt
   int32_t candidates = 0;  // of a beam: how many continuations are asked, in place of a draw
   int32_t edit_words = 0;  // of the block of edits, that draws or candidates take
+  int32_t score_end = 0;
   int32_t samples() const { return scores + draws + (candidates > 0); }
   int32_t outs() const { return sequence->logits_out ? count : scores + (draws + candidates > 0); }
 };
 struct StepPlan {
   std::vector<std::pair<int32_t, int32_t>> copies;  // pages to copy before anything else: from, to
   std::vector<Chunk> chunks;
-  int32_t tokens = 0, samples = 0, edit_words = 0;
+  int32_t tokens = 0, samples = 0, edit_words = 0, embed_rows = 0;
   int32_t slot = 0;  // of the ring: which samples of the device this step writes
 };
 
@@ -47,6 +49,8 @@ struct StepLimits {
   int32_t slots = 2;                                        // of the ring of samples: steps that may be on their way at once
   std::vector<StepShape> recorded = {};                     // smaller ones first
   int32_t edit_words = 1 << 20;                             // of edits, of all draws of a step
+  int32_t hidden = 0, embed_rows = 0;                       // embeddings in a step, that requests brought
+  int32_t table_rows = 0;                                   // of the tables of tuning tasks, which stay on the device
   int32_t samples() const { return tokens + kMaxSamples; }  // scores, and draws of which one row may give many
   int32_t candidates() const { return seqs * kMaxCandidates; }
   StepShape largest() const {
@@ -79,6 +83,12 @@ class StepBuffer {
   const int32_t* data() const { return words_.data(); }
   size_t bytes() const { return size_t(words_[kUsed]) * sizeof(int32_t); }  // of the part in use
   size_t capacity() const { return words_.size() * sizeof(int32_t); }
+  /// Embeddings that requests brought are its last part, which goes to the device by itself: [embed_rows, hidden] f32.
+  const void* embeds() const { return words_.data() + words_[kEmbedsAt]; }
+  int32_t embed_rows() const { return words_[kEmbeds]; }
+  size_t embed_bytes() const { return size_t(embed_rows()) * size_t(limits_.hidden) * sizeof(float); }
+  size_t device_bytes() const { return bytes() - embed_bytes(); }  // of the part before
+  size_t device_capacity() const { return capacity() - size_t(limits_.embed_rows) * size_t(limits_.hidden) * sizeof(float); }
 
   /// The step as views into a copy of the block at `base`, in whatever memory.
   Step step(const int32_t* base) const;
@@ -121,6 +131,8 @@ class StepBuffer {
     kTopN,
     kSinks,
     kSinksAt,
+    kEmbeds,
+    kEmbedsAt,
     kOrder,
     kUsed,
     kHeaderWords = 32
@@ -132,6 +144,7 @@ class StepBuffer {
   static Offsets place(const StepShape& shape, int32_t blocks_per_seq);
   void begin(const StepShape& shape, int32_t recorded);
   void add(const Chunk& chunk);
+  int32_t device_id(int32_t token);
   int32_t add_out(int32_t token_row);
   void add_score(const Sequence& s, int32_t position, int32_t out_row);
   void add_draw(const Chunk& chunk, int32_t index, int32_t out_row, int32_t edit);
@@ -146,8 +159,9 @@ class StepBuffer {
   Offsets at_{};
   std::vector<int32_t> words_;
   std::vector<Sink> sinks_;
+  std::vector<std::span<const float>> soft_;  // rows of embeds, on their way into the block
   struct {
-    int32_t tokens, seqs, outs, samples, edit_rows, edit_words, beam_rows;
+    int32_t tokens, seqs, outs, samples, edit_rows, edit_words, beam_rows, embed_rows;
   } used_{};
   int32_t limit_ = 0;
 };

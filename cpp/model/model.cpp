@@ -7,7 +7,7 @@ namespace neox {
 
 Model::Model(const Parts& p)
     : be(p.backend), tp(p.tensor_parallel), pp(p.pipeline), cfg(p.config), weights_(p.weights), kv_(p.kv), activations_(p.activations),
-      shard_(p.shard), stage_(shard_.stage), scale_(float(1.0 / std::sqrt(double(cfg.head_dim())))) {}
+      virtual_tokens_(p.virtual_tokens), shard_(p.shard), stage_(shard_.stage), scale_(float(1.0 / std::sqrt(double(cfg.head_dim())))) {}
 
 /// The norms that read x where layer l begins; past the last layer, the final norm.
 AddNormArgs Model::entrance(int32_t l, const Activations& a) const {
@@ -20,7 +20,7 @@ AddNormArgs Model::entrance(int32_t l, const Activations& a) const {
 
 void Model::forward(const Step& s, const Sample* sampled, const Probe& probe) {
   const Activations a = activations_.first(s.tokens);
-  if (stage_.first()) be.embed({.out = a.x, .ids = s.ids, .table = weights_.embedding, .sampled = sampled});
+  if (stage_.first()) be.embed({.out = a.x, .ids = s.ids, .table = weights_.embedding, .sampled = sampled, .pool = virtual_tokens_});
   else pp.recv(a.x, stage_.prev);
   be.add_norm(entrance(stage_.first_layer, a));
   if (probe) probe(stage_.first_layer - 1, a.x);

@@ -21,6 +21,7 @@ class Model {
     const Weights& weights;
     const std::vector<KvPages>& kv;  // [layers of this stage]
     const Activations& activations;
+    Tensor virtual_tokens;  // [rows, hidden] f32: what ids from the vocabulary's size on embed, on the first stage
     Shard shard;
   };
   explicit Model(const Parts& parts);
@@ -43,6 +44,7 @@ class Model {
   const Weights& weights_;
   const std::vector<KvPages>& kv_;
   const Activations& activations_;
+  const Tensor virtual_tokens_;
   const Shard shard_;
   const Stage& stage_;
   const float scale_;  // of scores: head_dim^-0.5

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -82,9 +82,13 @@ class Engine:
         mpi_comm: int | None,
         mpi_library: str,
         comm_timeout: float,
-    ) -> None: ...
+        tasks: Iterable[tuple[str, str, NDArray[np.float32]]],
+        task_folder: str | None,
+    ) -> None:
+        """tasks: name, "prefix" or "tuning", and the values end to end; task_folder: of FasterTransformer's files, with a config.ini."""
+
     def set_vocabulary(self, table: list[bytes]) -> None: ...
-    def submit(self, prompt: NDArray[np.int32], params: SamplingParams) -> int: ...
+    def submit(self, ids: NDArray[np.int32], params: SamplingParams, task: str = "", embeds: NDArray[np.float32] | None = None) -> int: ...
     def cancel(self, request_id: int) -> None: ...
     def step(self, sink: deque[dict[str, Any]] | list[dict[str, Any]]) -> None:
         """Appends one dict per C++ Delta: its fields, a TokenLogprob being a dict of its own."""

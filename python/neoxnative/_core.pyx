@@ -23,6 +23,10 @@ class NumericalError(RuntimeError):
     __module__ = "neoxnative"
 
 
+ctypedef const float const_float
+
+cdef dict _TASKS = {<int>neox.PromptType.prefix: "prefix", <int>neox.PromptType.tuning: "tuning"}
+
 cdef dict _FINISH = {
     <int>neox.FinishReason.none: None,
     <int>neox.FinishReason.stop: "stop",
@@ -126,6 +130,20 @@ cdef int _fill(neox.SamplingParams& c, params) except -1:
     return 0
 
 
+cdef int _fill_tasks(neox.PromptLearning& c, tasks) except -1:
+    cdef neox.PromptTask task
+    cdef const float[::1] values
+    for name, kind, array in tasks:
+        values = array
+        task.name = name
+        task.type = neox.PromptType.prefix if kind == "prefix" else neox.PromptType.tuning
+        task.values.clear()
+        if values.shape[0]:
+            task.values.assign(&values[0], &values[0] + values.shape[0])
+        c.tasks.push_back(task)
+    return 0
+
+
 def validate(params):
     cdef neox.SamplingParams c
     _fill(c, params)
@@ -177,8 +195,14 @@ cdef class Engine:
     def __cinit__(self, *, str model, str load_format, str dtype, str device, str kv_cache_dtype, str isa, str attention, str unfused_scores,
                   kv_cache_memory, block_size, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads, max_logprobs,
                   enable_prefix_caching, async_scheduling, record_steps, programmatic_launch, seed, on_layer_loaded, tensor_parallel_size,
-                  pipeline_parallel_size, str ranks, mpi_comm, str mpi_library, comm_timeout):
+                  pipeline_parallel_size, str ranks, mpi_comm, str mpi_library, comm_timeout, tasks, str task_folder):
         cdef neox.EngineConfig c
+        cdef string ini, folder
+        if task_folder is not None:
+            ini, folder = task_folder + "/config.ini", task_folder
+            with nogil:
+                c.prompt_learning = neox.read_prompt_learning(ini, string(b"gptneox"), folder)
+        _fill_tasks(c.prompt_learning, tasks)
         c.model, c.load_format, c.dtype, c.device = model, load_format, dtype, device
         c.kv_cache_dtype, c.isa = kv_cache_dtype, isa
         c.attention, c.unfused_scores = attention, unfused_scores
@@ -215,13 +239,17 @@ cdef class Engine:
         with nogil:
             self.engine.get().set_vocabulary(vocabulary)
 
-    def submit(self, const int32_t[::1] prompt not None, params):
+    def submit(self, const int32_t[::1] ids not None, params, str task="", const float[:, ::1] embeds=None):
         cdef neox.SamplingParams c
+        cdef neox.Prompt prompt
         cdef uint64_t request_id
         _fill(c, params)
-        cdef neox.Ids ids = _ids(prompt)
+        prompt.ids = _ids(ids)
+        prompt.task = task
+        if embeds is not None and embeds.shape[0] * embeds.shape[1]:
+            prompt.embeds = span[const_float](&embeds[0, 0], <size_t>(embeds.shape[0] * embeds.shape[1]))
         with nogil:
-            request_id = self.engine.get().submit(ids, c)
+            request_id = self.engine.get().submit(prompt, c)
         return request_id
 
     def cancel(self, request_id):
@@ -267,7 +295,10 @@ cdef class Engine:
         cdef neox.EngineInfo info
         with nogil:
             info = self.engine.get().info()
-        return info
+        cdef dict out = info
+        for task in out["tasks"]:
+            task["type"] = _TASKS[task["type"]]
+        return out
 
     def meet(self, str call):
         cdef neox.string c = call

@@ -18,10 +18,11 @@ from .hub import resolve_model, resolve_tokenizer
 from .outputs import Delta, EngineInfo, RequestOutput, ScoreOutput, Stats
 from .params import SamplingParams, dtype_name
 from .progress import announced
+from .prompt_learning import PromptLearning, check_shapes, prompt_options
 from .prompts import Prompt, Prompts, TokenPrompt, naming, read_prompt, split_prompts, token_array
 from .ranks import MpiRanks, born_together, collective, mpi_options
 from .requests import Request
-from .tensors import TensorOutput, column, read_params, read_prompts, write_outputs
+from .tensors import TensorOutput, read_call, write_outputs
 from .tokenizer import load_tokenizer, open_tokenizer
 
 DEMO_MODEL = Path(__file__).with_name("models") / "classics-7m"
@@ -65,6 +66,10 @@ class Engine:
     comm: a communicator of mpi4py: its processes are the ranks, and all make this Engine; None = the ranks are threads of this process
     comm_timeout: seconds after which a rank that does not answer, or died, ends the others with a RuntimeError
 
+    prompt_learning: tasks that a prompt may name: {name: float array}, [layers, 2, heads, length, head_dim] for a prefix (keys as attention
+        uses them, rotated for positions 0, 1, ..., and values: HuggingFace's past_key_values), [length, hidden] for embeddings
+        (p/prompt-tuning), None for no prompt; or the folder of FasterTransformer's files and config.ini. They count in max_model_len
+
     Data types may also be numpy's.
 
     With `comm`, `generate`, `score` and `forward` are called by all ranks together with the same arguments, and return the same; `submit`,
@@ -101,6 +106,7 @@ class Engine:
         pipeline_parallel_size: int = 1,
         comm: Any = None,
         comm_timeout: float = 60.0,
+        prompt_learning: PromptLearning | None = None,
     ) -> None:
         if model is None and dtype_name(dtype) == "auto":
             dtype = "float32"
@@ -133,8 +139,10 @@ class Engine:
                 pipeline_parallel_size=pipeline_parallel_size,
                 comm_timeout=comm_timeout,
                 **mpi_options(comm),
+                **prompt_options(prompt_learning),
             )
-        self.info = EngineInfo(**self._core.info())
+        self.info = EngineInfo.of(self._core.info())
+        check_shapes(prompt_learning, self.info)
         if attention is None:
             environment.settle(self.info)
         self._ranks = MpiRanks(self._core, self.info.rank) if comm is not None and self.info.world_size > 1 else None
@@ -152,7 +160,8 @@ class Engine:
     def generate(self, prompts: Prompts, params: SamplingParams | Sequence[SamplingParams] | None = None) -> list[RequestOutput]:
         """Continues every prompt and returns one RequestOutput each, in order.
 
-        prompts: one prompt or many: text, a list of texts, a list of ids, a list of id lists, or an int array [length] or [batch, length].
+        prompts: one prompt or many: text, a list of texts, a list of ids, a list of id lists, or an int array [length] or [batch, length];
+            or a dict, or list of them: see PromptDict.
         params: one for all, or one for each; None = SamplingParams().
         A refused prompt raises, and the call's other requests are cancelled. A request that fails later has finish_reason "error"; only
         if all failed, the first one's error is raised. Ctrl-C cancels the call's requests.
@@ -262,6 +271,10 @@ class Engine:
         top_p_decay: ArrayLike = 1.0,
         top_p_min: ArrayLike = 1e-6,
         top_p_reset_ids: ArrayLike = -1,
+        prompt_learning_task_name_ids: ArrayLike | None = None,
+        request_prompt_embedding: ArrayLike | None = None,
+        request_prompt_lengths: ArrayLike | None = None,
+        request_prompt_type: ArrayLike | None = None,
         padded_lengths: bool = False,
     ) -> TensorOutput:
         """FasterTransformer's call: a batch of ids in, ids, lengths and log-probs out. The names are its own.
@@ -272,38 +285,16 @@ class Engine:
         runtime_top_k, runtime_top_p: both 0 is greedy; with top_k alone 0 is a top_p of 1
         random_seed: with one seed row i has the draws of sample i of a request of that seed; with [B] each row those of sample 0 of its own
         bad_words_list, stop_words_list: [2, n] or [B, 2, n]: ids end to end, and where each list of them ends, with -1 to fill up
+        prompt_learning_task_name_ids: [B] numbers of info.tasks; a tuning task's ids from info.prompt_learning_start_id on are its virtual
+            tokens, and are not in output_ids
+        request_prompt_embedding, request_prompt_lengths, request_prompt_type: soft prompts [B, longest, hidden], [B], [B] of 1
         padded_lengths: sequence_length counts a prompt's padding, as FasterTransformer's does
         The others are a scalar, [1] or [B] each. A row that fails raises its error.
         """
-        prompts = list(read_prompts(input_ids, input_lengths, start_id))
-        rows = len(prompts)
-        ends = (self.info.eos_token_ids or [0])[0] if end_id is None else end_id
-        fields = {
-            "request_output_len": request_output_len,
-            "temperature": temperature,
-            "repetition_penalty": repetition_penalty,
-            "presence_penalty": presence_penalty,
-            "min_length": min_length,
-            "len_penalty": len_penalty,
-            "beam_search_diversity_rate": beam_search_diversity_rate,
-            "top_p_decay": top_p_decay,
-            "top_p_min": top_p_min,
-            "top_p_reset_ids": top_p_reset_ids,
-        }
-        params = read_params(
-            rows,
-            beam_width=beam_width,
-            end_id=column("end_id", ends, rows, int),
-            runtime_top_k=runtime_top_k,
-            runtime_top_p=runtime_top_p,
-            random_seed=random_seed,
-            bad_words_list=bad_words_list,
-            stop_words_list=stop_words_list,
-            early_stopping=early_stopping,
-            fields=fields,
-        )
-        outputs = self.generate([prompt for prompt, _ in prompts], params) if rows else []
-        return write_outputs(outputs, [given for _, given in prompts], np.shape(input_ids)[1], params, padded_lengths=padded_lengths)
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "padded_lengths")}
+        call = read_call(self.info, **arguments)
+        outputs = self.generate(call.prompts, call.params) if call.prompts else []
+        return write_outputs(outputs, call, padded_lengths=padded_lengths)
 
     @collective
     def score(self, prompts: Prompts, *, start: int = 0) -> list[ScoreOutput]:
@@ -343,11 +334,11 @@ class Engine:
         return Stats(**self._core.stats())
 
     def _read(self, prompt: Prompt) -> TokenPrompt:
-        return read_prompt(prompt, self.tokenizer, self.info.model)
+        return read_prompt(prompt, self.tokenizer, self.info)
 
     def _submit(self, prompt: TokenPrompt, params: SamplingParams, queue: deque[Delta]) -> int:
         with self._changed:  # so that no step of another thread delivers before the request is known here
-            request_id = self._core.submit(prompt.ids, params)
+            request_id = self._core.submit(prompt.ids, params, prompt.task, prompt.embeds)
             self._requests[request_id] = Request(request_id, prompt, params, self.tokenizer, queue)
         return request_id
 

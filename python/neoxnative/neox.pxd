@@ -24,6 +24,31 @@ cdef extern from "loading.h" nogil:
     LayerCallback neox_told(PyObject* call)
 
 cdef extern from "neox/engine.h" namespace "neox" nogil:
+    cdef enum class PromptType(uint8_t):
+        prefix
+        tuning
+
+    cdef cppclass PromptTask:
+        string name
+        PromptType type
+        vector[float] values
+
+    cdef cppclass PromptLearning:
+        vector[PromptTask] tasks
+        int32_t start_id
+
+    PromptLearning read_prompt_learning(const string&, const string&, const string&) except +raise_neox_error
+
+    cdef cppclass Prompt:
+        Ids ids
+        string task
+        span[const float] embeds
+
+    cdef struct TaskInfo:
+        string name
+        PromptType type
+        int32_t length
+
     cdef cppclass EngineConfig:
         string model, load_format, dtype, device, kv_cache_dtype, isa, attention, unfused_scores
         int64_t kv_cache_memory
@@ -37,6 +62,7 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
         string ranks, mpi_library
         optional[int32_t] mpi_comm
         double comm_timeout
+        PromptLearning prompt_learning
 
     cdef enum class EarlyStopping(uint8_t):
         no
@@ -107,6 +133,8 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
         string ranks
         vector[int32_t] eos_token_ids
         vector[string] warnings
+        vector[TaskInfo] tasks
+        int32_t prompt_learning_start_id
 
     cdef cppclass Vocabulary:
         vector[string] bytes
@@ -114,7 +142,7 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
     cdef cppclass Engine:
         Engine(const EngineConfig&) except +raise_neox_error
         void set_vocabulary(Vocabulary) except +raise_neox_error
-        uint64_t submit(Ids, const SamplingParams&) except +raise_neox_error
+        uint64_t submit(const Prompt&, const SamplingParams&) except +raise_neox_error
         void cancel(uint64_t) except +raise_neox_error
         vector[Delta] step() except +raise_neox_error
         bool has_work() except +raise_neox_error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from ._core import NumericalError
 
@@ -146,6 +146,15 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskInfo:
+    """A learned prompt: type "prefix" or "tuning", length in virtual tokens."""
+
+    name: str
+    type: str
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineInfo:
     """What the engine made of its model and options. Sizes are in bytes, lengths in tokens.
 
@@ -190,3 +199,10 @@ class EngineInfo:
     ranks: str
     eos_token_ids: list[int]
     warnings: list[str]
+    tasks: list[TaskInfo]
+    prompt_learning_start_id: int  # ids from here on are virtual tokens of a request's tuning task
+
+    @classmethod
+    def of(cls, core: dict[str, Any]) -> EngineInfo:
+        """Of the core's dict."""
+        return cls(**core | {"tasks": [TaskInfo(**task) for task in core["tasks"]]})

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, TypeAlias, cast
+from typing import NamedTuple, TypeAlias, TypedDict, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .outputs import EngineInfo
+from .prompt_learning import embeds_array
 from .tokenizer import AnyTokenizer
 
-Prompt: TypeAlias = str | Sequence[int] | NDArray[np.integer]
+
+class PromptDict(TypedDict, total=False):
+    """A prompt of several parts.
+
+    prompt: text; or prompt_token_ids: ids, of which those past the vocabulary are virtual tokens of a tuning task; or neither
+    prompt_embeds: float [rows, hidden], in front of the tokens: a soft prompt
+    task: name of one of Engine(prompt_learning=...)'s tasks
+    """
+
+    prompt: str
+    prompt_token_ids: Sequence[int] | NDArray[np.integer]
+    prompt_embeds: ArrayLike
+    task: str
+
+
+Prompt: TypeAlias = str | Sequence[int] | NDArray[np.integer] | PromptDict
 Prompts: TypeAlias = Prompt | Sequence[Prompt]
 
 
@@ -20,12 +37,14 @@ class TokenPrompt(NamedTuple):
 
     text: str | None  # None where it came as ids
     ids: NDArray[np.int32]  # [length]
+    task: str = ""
+    embeds: NDArray[np.float32] | None = None  # [rows, hidden]
 
 
 def split_prompts(prompts: Prompts) -> list[Prompt]:
     """One prompt or many, as a list."""
-    if isinstance(prompts, str):
-        return [prompts]
+    if isinstance(prompts, str | Mapping):
+        return [cast(Prompt, prompts)]
     if isinstance(prompts, np.ndarray):
         return [prompts] if prompts.ndim < 2 else list(prompts)
     if not isinstance(prompts, Sequence) or isinstance(prompts, bytes):
@@ -35,14 +54,31 @@ def split_prompts(prompts: Prompts) -> list[Prompt]:
     return cast(list[Prompt], list(prompts))
 
 
-def read_prompt(prompt: Prompt, tokenizer: AnyTokenizer | None, model: str) -> TokenPrompt:
-    """The prompt's ids. ValueError for text without a tokenizer, and for what is neither text nor integers."""
+def read_prompt(prompt: Prompt, tokenizer: AnyTokenizer | None, info: EngineInfo) -> TokenPrompt:
+    """The prompt's ids and other parts. ValueError for text without a tokenizer, and for what is neither text nor integers."""
+    if isinstance(prompt, Mapping):
+        return _read_parts(prompt, tokenizer, info)
     if not isinstance(prompt, str):
         return TokenPrompt(None, token_array(prompt, "prompt", dimensions=1))
     if tokenizer is None:
-        raise ValueError(f"the prompt is text, but {model} has no tokenizer.json: pass token ids, or Engine(tokenizer=...)")
+        raise ValueError(f"the prompt is text, but {info.model} has no tokenizer.json: pass token ids, or Engine(tokenizer=...)")
     check_text(prompt, "the prompt")
     return TokenPrompt(prompt, np.array(tokenizer.encode(prompt), np.int32))
+
+
+def _read_parts(prompt: PromptDict, tokenizer: AnyTokenizer | None, info: EngineInfo) -> TokenPrompt:
+    if unknown := sorted(map(str, prompt.keys() - PromptDict.__annotations__.keys())):
+        raise ValueError(f"the prompt has {', '.join(unknown)}, expected {', '.join(PromptDict.__annotations__)}")
+    if "prompt" in prompt and "prompt_token_ids" in prompt:
+        raise ValueError("the prompt has both prompt and prompt_token_ids, expected one of them")
+    text, task, embeds = prompt.get("prompt"), prompt.get("task"), prompt.get("prompt_embeds")
+    if not isinstance(text, str | None):
+        raise TypeError(f"the prompt's prompt is a {type(text).__name__}, expected text")
+    if not isinstance(task, str | None):
+        raise TypeError(f"the prompt's task is a {type(task).__name__}, expected its name")
+    tokens = read_prompt(prompt.get("prompt_token_ids", np.empty(0, np.int32)) if text is None else text, tokenizer, info)
+    rows = None if embeds is None else embeds_array("prompt_embeds", embeds, info.hidden)
+    return tokens._replace(task=task or "", embeds=rows)
 
 
 def check_text(text: str, name: str) -> None:

@@ -57,7 +57,7 @@ class Request:
 
     def _take_prompt(self, entries: list[dict[str, Any]]) -> None:
         skipped: list[dict[int, Logprob] | None] = [None] * (len(self.output.prompt_token_ids) - len(entries))
-        self.output.prompt_logprobs = skipped + [self._logprobs(entry) for entry in entries]
+        self.output.prompt_logprobs = skipped + [None if entry["id"] < 0 else self._logprobs(entry) for entry in entries]
 
     def _logprobs(self, entry: dict[str, Any]) -> dict[int, Logprob]:
         out = {token: Logprob(logprob, rank, self._decode(token)) for rank, (token, logprob) in enumerate(entry["top"])}

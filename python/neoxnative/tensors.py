@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .outputs import RequestOutput
+from .outputs import EngineInfo, RequestOutput
 from .params import SamplingParams
-from .prompts import token_array
+from .prompt_learning import read_row_prompts
+from .prompts import Prompt, token_array
 
 # By FasterTransformer's name: ours, and the type.
 _FIELDS: Mapping[str, tuple[str, type]] = {
@@ -72,7 +73,49 @@ def _phrases(name: str, value: ArrayLike | None, rows: int) -> list[list[list[in
     return made
 
 
-def read_prompts(input_ids: ArrayLike, input_lengths: ArrayLike | None, start_id: int | None) -> Iterator[tuple[list[int], int]]:
+@dataclass(frozen=True, slots=True)
+class TensorCall:
+    """generate_ids's arguments as generate takes them.
+
+    given: of each prompt the ids that output_ids repeats: the caller's own, not start_id, and no virtual tokens
+    width: of input_ids
+    """
+
+    prompts: list[Prompt]
+    params: list[SamplingParams]
+    given: list[list[int]]
+    width: int
+
+
+def read_call(
+    info: EngineInfo,
+    *,
+    input_ids: ArrayLike,
+    input_lengths: ArrayLike | None,
+    start_id: int | None,
+    end_id: ArrayLike | None,
+    prompt_learning_task_name_ids: ArrayLike | None,
+    request_prompt_embedding: ArrayLike | None,
+    request_prompt_lengths: ArrayLike | None,
+    request_prompt_type: ArrayLike | None,
+    **fields: Any,
+) -> TensorCall:
+    """fields: the other arguments of generate_ids."""
+    rows = list(_read_ids(input_ids, input_lengths, start_id))
+    parts = read_row_prompts(
+        len(rows), info, prompt_learning_task_name_ids, request_prompt_embedding, request_prompt_lengths, request_prompt_type
+    )
+    tuning = {task.name for task in info.tasks if task.type == "tuning"}
+    given = [
+        [token for token in ids[:own] if part.get("task") not in tuning or token < info.prompt_learning_start_id]
+        for (ids, own), part in zip(rows, parts)
+    ]
+    ends = column("end_id", (info.eos_token_ids or [0])[0] if end_id is None else end_id, len(rows), int)
+    prompts: list[Prompt] = [{"prompt_token_ids": ids, **part} for (ids, _), part in zip(rows, parts)]  # type: ignore[typeddict-item]
+    return TensorCall(prompts, _read_params(len(rows), end_id=ends, **fields), given, np.shape(input_ids)[1])
+
+
+def _read_ids(input_ids: ArrayLike, input_lengths: ArrayLike | None, start_id: int | None) -> Iterator[tuple[list[int], int]]:
     """Each row's prompt, and how many of its ids are the caller's: none where it is start_id."""
     ids = token_array(input_ids, "input_ids", dimensions=2)
     rows, width = ids.shape
@@ -85,7 +128,7 @@ def read_prompts(input_ids: ArrayLike, input_lengths: ArrayLike | None, start_id
         yield (row[:length], length) if length else ([start_id], 0)  # type: ignore[list-item]
 
 
-def read_params(
+def _read_params(
     rows: int,
     *,
     beam_width: int,
@@ -96,7 +139,7 @@ def read_params(
     bad_words_list: ArrayLike | None,
     stop_words_list: ArrayLike | None,
     early_stopping: Any,
-    fields: Mapping[str, ArrayLike],
+    **fields: ArrayLike,
 ) -> list[SamplingParams]:
     """One SamplingParams for each row."""
     columns = {ours: column(name, fields[name], rows, kind) for name, (ours, kind) in _FIELDS.items()}
@@ -128,10 +171,8 @@ def read_params(
     return made
 
 
-def write_outputs(
-    outputs: Sequence[RequestOutput], given: Sequence[int], width: int, params: Sequence[SamplingParams], *, padded_lengths: bool
-) -> TensorOutput:
-    """given: how many ids of each prompt are the caller's; width: of input_ids."""
+def write_outputs(outputs: Sequence[RequestOutput], call: TensorCall, *, padded_lengths: bool) -> TensorOutput:
+    params, width = call.params, call.width
     rows, beams = len(outputs), params[0].n if params else 1
     most = max((p.max_tokens for p in params), default=0)
     out = TensorOutput(
@@ -140,15 +181,16 @@ def write_outputs(
         np.zeros((rows, beams), np.float32),
         np.zeros((rows, beams, most), np.float32),
     )
-    for i, (output, prompt) in enumerate(zip(outputs, given)):
+    for i, (output, prompt) in enumerate(zip(outputs, call.given)):
         out.output_ids[i] = params[i].stop_token_ids[0]
         for j, made in enumerate(output.outputs):
             if made.error is not None:
                 raise made.error
             new = len(made.token_ids)
-            out.output_ids[i, j, :prompt] = output.prompt_token_ids[:prompt]
-            out.output_ids[i, j, prompt : prompt + new] = made.token_ids
-            out.sequence_length[i, j] = (width if padded_lengths else prompt) + new
+            length = len(prompt)
+            out.output_ids[i, j, :length] = prompt
+            out.output_ids[i, j, length : length + new] = made.token_ids
+            out.sequence_length[i, j] = (width if padded_lengths else length) + new
             out.output_log_probs[i, j, :new] = made.token_logprobs
             out.cum_log_probs[i, j] = made.cumulative_logprob
     return out

@@ -19,6 +19,31 @@
 
 namespace neox {
 
+enum class PromptType : uint8_t { prefix, tuning };
+
+/// A prompt that was learned for a task. Its virtual tokens stand before a request's own tokens: as keys and values of every layer
+/// (prefix), or as embeddings, where tokens have theirs (tuning).
+struct PromptTask {
+  std::string name;
+  PromptType type = PromptType::prefix;
+  int32_t length = 0;  // virtual tokens; 0 = the task has no prompt, or as many as there are values
+  // prefix: [layers, 2 (k, v), heads, length, head_dim]; attention uses them as they are, so k has been rotated as for positions 0, 1, ...,
+  // and a request's own first token is at position `length`. tuning: [length, hidden]. Empty = they are in files.
+  std::vector<float> values;
+  // Of FasterTransformer's files: model.prefix_prompt.<name>.weight.<r>.bin, which ranks 0, 1, ... share by heads, however many ranks this
+  // engine has; or model.prompt_table.<name>.weight.bin.
+  std::string folder;
+  std::string file_dtype = "float32";  // "float32", "float16", "bfloat16"
+};
+struct PromptLearning {
+  std::vector<PromptTask> tasks;  // FasterTransformer's number of a task is its place here
+  int32_t start_id = -1;          // a request's ids from here on are rows of its tuning task's table; -1 = from the vocabulary's size on
+};
+/// FasterTransformer's keys of an ini file: prompt_learning_type, prompt_learning_start_id and num_tasks in `section`, task_name and
+/// prompt_length in [<section>_task_<k>] or [task_<k>]. `folder` has the tasks' files, and a config.ini that tells their weight_data_type.
+/// Nothing where prompt_learning_type is 0 (none) or 1 (soft prompts, which requests bring). Throws Error(not_found), Error(invalid).
+NEOX_API PromptLearning read_prompt_learning(const std::string& ini, const std::string& section, const std::string& folder);
+
 struct EngineConfig {
   std::string model;                     // a HuggingFace folder, or FasterTransformer's: a <N>-gpu, or where they are
   std::string load_format = "auto";      // "auto", "safetensors", "ft", or "dummy": random weights of the config's shape, for measuring
@@ -28,7 +53,7 @@ struct EngineConfig {
   std::string isa = "auto";              // CPU kernels: "auto" (the best this machine runs), "generic", "avx2", "avx512"
   int64_t kv_cache_memory = 0;           // bytes; 0 = what is sensible for the device
   int32_t block_size = 16;               // positions in a page of the KV cache, a multiple of 16
-  int32_t max_model_len = 0;             // positions of one request; 0 = the model's max_position_embeddings
+  int32_t max_model_len = 0;             // positions of one request, virtual tokens counted; 0 = the model's max_position_embeddings
   int32_t max_num_seqs = 256;            // sequences in one step
   int32_t max_num_batched_tokens = 0;    // tokens in one step; 0 = 256 on a CPU, 2048 on a GPU
   int32_t num_threads = 0;               // CPU threads; 0 = the cores this process may use
@@ -50,6 +75,14 @@ struct EngineConfig {
   std::string unfused_scores = "float32";
   // Told while the model loads how many layers are there, and how many will be. What it throws ends the loading.
   std::function<void(int32_t done, int32_t layers)> on_layer_loaded;
+  PromptLearning prompt_learning;  // what requests may name as their task
+};
+
+/// What a request continues: the virtual tokens of its task, then those that it brings, then tokens.
+struct Prompt {
+  std::span<const int32_t> ids;   // of the vocabulary; with a tuning task also ids of its virtual tokens, which then stand where these are
+  std::string task;               // by name, of EngineConfig::prompt_learning; empty = none
+  std::span<const float> embeds;  // [rows, hidden], finite: a soft prompt
 };
 
 enum class EarlyStopping : uint8_t { no, yes, never };
@@ -89,7 +122,7 @@ struct NEOX_API SamplingParams {
   float beam_search_diversity_rate = 0;              // times (rank in its own beam mod width), added where continuations are compared
   int32_t logprobs = -1;                             // this many most probable ids with every new token; -1 = none, 0 = only the chosen one
   int32_t prompt_logprobs = -1;                      // the same for the prompt's tokens
-  int32_t prompt_logprobs_start = 0;                 // from this token on; the first token of a prompt has none
+  int32_t prompt_logprobs_start = 0;                 // from this one of its ids on; the first token of a prompt has none
 
   void validate() const;  // throws Error(invalid) naming field, value and range
 
@@ -111,11 +144,13 @@ struct TokenLogprob {
 /// What one step added to one sample of a request.
 struct Delta {
   uint64_t request_id = 0;
-  int32_t index = 0;                          // of the sample, 0 .. n - 1
-  std::vector<int32_t> token_ids;             // the new ids; a final EOS or stop id is among them
-  std::vector<TokenLogprob> logprobs;         // [token_ids]
-  std::vector<TokenLogprob> prompt_logprobs;  // with the first delta of sample 0, from prompt_logprobs_start on
-  std::string text;                           // UTF-8, whole characters only; empty without a vocabulary
+  int32_t index = 0;                   // of the sample, 0 .. n - 1
+  std::vector<int32_t> token_ids;      // the new ids; a final EOS or stop id is among them
+  std::vector<TokenLogprob> logprobs;  // [token_ids]
+  std::vector<TokenLogprob>
+      prompt_logprobs;  // with the first delta of sample 0: of Prompt::ids from prompt_logprobs_start on, but not of
+                        // a first one that nothing or only a prefix stands before; id -1 = a virtual token: it has none
+  std::string text;     // UTF-8, whole characters only; empty without a vocabulary
   FinishReason finish = FinishReason::none;
   int32_t stop_token = -1;  // the id that ended it, if one did
   std::string stop_string;  // or the string
@@ -134,6 +169,12 @@ struct Stats {
   double planning_seconds = 0, running_seconds = 0;                      // of steps: on the host, and in the executor
 };
 
+struct TaskInfo {
+  std::string name;
+  PromptType type;
+  int32_t length;
+};
+
 /// What the engine made of its configuration; for people to read and tools to print.
 struct EngineInfo {
   std::string model, load_format, device, device_detail, dtype, kv_cache_dtype, hidden_act;
@@ -146,6 +187,8 @@ struct EngineInfo {
   std::string ranks;  // "one rank", "threads", or the MPI library
   std::vector<int32_t> eos_token_ids;
   std::vector<std::string> warnings;
+  std::vector<TaskInfo> tasks;
+  int32_t prompt_learning_start_id;
 };
 
 /// The bytes that each token stands for, so that text is cut on characters and matched across token borders.
@@ -164,7 +207,8 @@ class NEOX_API Engine {
   void set_vocabulary(Vocabulary vocabulary);
 
   /// Queues a request and returns its id. Safe from any thread. Throws Error(invalid) without a trace left behind.
-  uint64_t submit(std::span<const int32_t> prompt, const SamplingParams& params);
+  uint64_t submit(const Prompt& prompt, const SamplingParams& params);
+  uint64_t submit(std::span<const int32_t> ids, const SamplingParams& params) { return submit(Prompt{.ids = ids}, params); }
   /// Ends a request at the next step, with FinishReason::cancelled; an unknown or ended id is ignored. Safe from any thread.
   void cancel(uint64_t request_id);
   /// Runs one step over all requests and returns what it added; empty when there is nothing to do.
