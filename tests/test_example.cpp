@@ -2,7 +2,6 @@
 // What gptneox_example reads: the ini's job, csv files, and the batch that they make.
 #include <gtest/gtest.h>
 
-#include <filesystem>
 #include <functional>
 #include <string>
 
@@ -93,19 +92,6 @@ TEST(Example, TheShapeOfRandomWeightsIsTheInisForEveryRotarySize) {
     EXPECT_EQ(c.max_position_embeddings, 512);
     EXPECT_FALSE(c.use_parallel_residual);
   }
-}
-
-TEST(Example, OfConvertedFoldersThatOfTheRanksIsTakenThenTheFewest) {
-  const TempFolder folder;
-  const auto has = [&](const char* name) { std::filesystem::create_directory(folder.path() + "/" + name); };
-  EXPECT_EQ(checkpoint_folder(folder.path(), 2), folder.path());
-  has("x-gpu"), has("-gpu"), has("4-gpus"), has("99999-gpu"), has("4");
-  EXPECT_EQ(checkpoint_folder(folder.path(), 2), folder.path());
-  has("16-gpu"), has("8-gpu");
-  EXPECT_EQ(checkpoint_folder(folder.path(), 2), folder.path() + "/8-gpu");
-  has("2-gpu"), has("1-gpu");
-  EXPECT_EQ(checkpoint_folder(folder.path(), 2), folder.path() + "/2-gpu");
-  EXPECT_EQ(checkpoint_folder(folder.path() + "/nothing", 2), folder.path() + "/nothing");
 }
 
 TEST(Example, ABatchIsBeamsInOrderEachLineFilledUpWithEndId) {

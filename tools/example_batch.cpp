@@ -19,6 +19,21 @@ void check_ids(const std::vector<int32_t>& ids, const std::string& file, size_t 
   for (int32_t id : ids) require(id < vocab, file, ":", line, ": expected ids below the vocabulary's ", vocab, ", found ", id);
 }
 
+/// A line of start_ids, of which ids from prompt_learning_start_id on are virtual tokens where its task has some.
+void check_line(const std::vector<int32_t>& ids, const std::string& file, size_t line, const TaskInfo* task, int32_t new_tokens,
+                const EngineInfo& info) {
+  const int32_t length = task ? task->length : 0, start = info.prompt_learning_start_id;
+  const bool tuning = length > 0 && task->type == PromptType::tuning;
+  if (!tuning) check_ids(ids, file, line, info.vocab);
+  for (int32_t id : ids)
+    require(!tuning || id < start + length, file, ":", line, ": expected ids below ", start + length, ", where task ", task->name,
+            "'s virtual tokens end, found ", id);
+  const bool placed = tuning && std::any_of(ids.begin(), ids.end(), [&](int32_t id) { return id >= start; });
+  const int64_t positions = int64_t(ids.size()) + (placed ? 0 : length);
+  require(positions + new_tokens <= info.max_model_len, file, ":", line, ": ", positions, " ids and request_output_len=", new_tokens,
+          " new ones are more than the ", info.max_model_len, " positions of the model");
+}
+
 /// Memory of the machine, where that is what the engine allocates from.
 void print_memory() {
   std::ifstream file("/proc/meminfo");
@@ -47,12 +62,9 @@ Batch make_batch(const Ini& ini, Job& job, const Input& input, const EngineInfo&
   const size_t lines = input.lines.size();
   const size_t rows = job.batch_size == 0 ? lines : size_t(job.batch_size);
   const int32_t new_tokens = job.sampling.max_tokens;
-  for (size_t i = 0; i < lines; ++i) {
-    check_ids(input.lines[i], job.start_ids, i + 1, info.vocab);
-    require(i >= rows || int64_t(input.lines[i].size()) + new_tokens <= info.max_model_len, job.start_ids, ":", i + 1, ": ",
-            input.lines[i].size(), " ids and request_output_len=", new_tokens, " new ones are more than the ", info.max_model_len,
-            " positions of the model");
-  }
+  const auto task_of = [&](size_t row) { return info.tasks.empty() ? nullptr : &info.tasks[row % info.tasks.size()]; };
+  for (size_t i = 0; i < std::min(lines, rows); ++i) check_line(input.lines[i], job.start_ids, i + 1, task_of(i), new_tokens, info);
+  for (size_t i = rows; i < lines; ++i) check_ids(input.lines[i], job.start_ids, i + 1, info.vocab);
   for (const auto& phrase : input.bad_words) check_ids(phrase, job.bad_words, 1, info.vocab);
   for (const auto& phrase : input.stop_words) check_ids(phrase, job.stop_words, 1, info.vocab);
   batch.sampling.bad_words_ids = input.bad_words;
@@ -66,6 +78,13 @@ Batch make_batch(const Ini& ini, Job& job, const Input& input, const EngineInfo&
                                   input.longest, " times end_id (", job.end_id, ")"));
   batch.prompts = input.lines;
   batch.prompts.resize(rows, std::vector<int32_t>(input.longest, job.end_id));
+  batch.shown = batch.prompts;
+  for (size_t i = 0; i < rows; ++i) {
+    const TaskInfo* const task = task_of(i);  // FasterTransformer's: the tasks in turn
+    batch.tasks.push_back(task ? task->name : "");
+    if (task && task->type == PromptType::tuning)
+      std::erase_if(batch.shown[i], [&](int32_t id) { return id >= info.prompt_learning_start_id; });
+  }
   return batch;
 }
 
@@ -73,9 +92,9 @@ Rows generate(Engine& engine, const Batch& batch) {
   const auto beams = size_t(batch.sampling.n);
   Rows rows;
   std::map<uint64_t, size_t> first_row;
-  for (const auto& prompt : batch.prompts) {
-    first_row[engine.submit(prompt, batch.sampling)] = rows.size();
-    rows.insert(rows.end(), beams, prompt);
+  for (size_t i = 0; i < batch.prompts.size(); ++i) {
+    first_row[engine.submit({.ids = batch.prompts[i], .task = batch.tasks[i]}, batch.sampling)] = rows.size();
+    rows.insert(rows.end(), beams, batch.shown[i]);
   }
   while (engine.has_work()) {
     for (const Delta& delta : engine.step()) {

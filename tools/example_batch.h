@@ -23,6 +23,8 @@ Input read_input(const Job& job);
 
 struct Batch {
   Rows prompts;
+  std::vector<std::string> tasks;  // of each prompt; empty = none
+  Rows shown;                      // the prompts as `out` has them: without virtual tokens
   size_t width = 0;  // ids in a line of `out`: the longest line of start_ids, whether the batch has it or not, and the new tokens
   SamplingParams sampling;
   int32_t end_id = 0;

@@ -135,7 +135,7 @@ void read_engine(const Ini& ini, int world, Job& job) {
   if (c.device != "auto" && c.device != "cpu" && c.device != "cuda") ini.reject(kInstance, "device", "auto, cpu or cuda");
   c.load_format = ini.text_or(kInstance, "load_format", "auto");
   if (c.load_format != "auto" && c.load_format != "dummy") ini.reject(kInstance, "load_format", "auto or dummy");
-  if (c.load_format != "dummy") c.model = checkpoint_folder(resolve(ini, ini.text(kInstance, "model_dir")), c.tensor_parallel_size);
+  if (c.load_format != "dummy") c.model = resolve(ini, ini.text(kInstance, "model_dir"));
   // 1 allows a GPU's own all-reduce, 0 leaves it to NCCL: a choice that only several GPUs have.
   const int32_t own = ini.integer_or(kInstance, "enable_custom_all_reduce", 0);
   if (own != 0 && own != 1) ini.reject(kInstance, "enable_custom_all_reduce", "0 or 1");
@@ -145,10 +145,16 @@ void read_engine(const Ini& ini, int world, Job& job) {
   c.max_num_seqs = std::max(c.max_num_seqs, job.sampling.beam_width);
 }
 
-/// A key that is known and not yet done: any value but the one that does nothing is refused.
-void only(const Ini& ini, const std::string& section, const char* key, double neutral, const char* missing) {
-  if (ini.number_or(section, key, neutral) == neutral) return;
-  ini.reject(section, key, concat(neutral, ", because ", missing, " not in this version"));
+/// The tasks are read with the checkpoint, in whose folder they are.
+void read_prompts(const Ini& ini, Job& job) {
+  job.prompt_type = ini.integer_or(job.model_name, "prompt_learning_type", 0);
+  if (job.prompt_type != 0 && job.prompt_type != 2 && job.prompt_type != 3)
+    ini.reject(job.model_name, "prompt_learning_type",
+               "0 (none), 2 (prefix) or 3 (p/prompt-tuning): soft prompts (1) come with requests, and csv files have no place for them");
+  if (job.prompt_type != 0 && job.engine.load_format == "dummy")
+    ini.reject(job.model_name, "prompt_learning_type", "0 with random weights");
+  if (job.prompt_type != 0 && at_least(ini, job.model_name, "num_tasks", 0) == 0)
+    ini.reject(job.model_name, "num_tasks", concat("1 or more with prompt_learning_type ", job.prompt_type));
 }
 
 }  // namespace
@@ -160,8 +166,7 @@ Job read_job(const Ini& ini, int world) {
   job.batch_size = at_least(ini, kRequest, "request_batch_size", 0);
   read_engine(ini, world, job);
 
-  only(ini, job.model_name, "prompt_learning_type", 0, "prompt learning is");
-  only(ini, job.model_name, "num_tasks", 0, "prompt learning is");
+  read_prompts(ini, job);
   job.end_id = at_least(ini, job.model_name, "end_id", 0);
   job.sampling.ignore_eos = true;  // end_id belongs to the request, and alone ends it
   job.sampling.stop_token_ids = {job.end_id};
@@ -190,7 +195,7 @@ std::vector<std::string> check_model(const Ini& ini, const Job& job, const Engin
   for (size_t i = 0; i < std::size(values); i++) {
     const std::string key(kModelKeys[i]);
     if (ini.integer_or(job.model_name, key, values[i]) != values[i])
-      ini.reject(job.model_name, key, concat(values[i], ", which is what the checkpoint ", job.engine.model, " has"));
+      ini.reject(job.model_name, key, concat(values[i], ", which is what the checkpoint ", info.model, " has"));
   }
   for (const char* key : {"start_id", "end_id"}) {
     const int32_t id = ini.integer_or(job.model_name, key, 0);
@@ -216,22 +221,6 @@ std::string config_json(const Ini& ini, const Job& job, int64_t positions) {
                 R"(, "num_hidden_layers": )", at_least(ini, name, "decoder_layers", 1), R"(, "max_position_embeddings": )", positions,
                 R"(, "hidden_act": "gelu_new", "rotary_pct": )", fraction, R"(, "use_parallel_residual": )", residual ? "true" : "false",
                 "}\n");
-}
-
-std::string checkpoint_folder(const std::string& dir, int32_t tensor_parallel) {
-  const fs::path own = fs::path(dir) / concat(tensor_parallel, "-gpu");
-  std::error_code ignored;
-  if (fs::is_directory(own, ignored)) return own.string();
-  std::string found;
-  int32_t fewest = 0;
-  for (const auto& entry : fs::directory_iterator(dir, ignored)) {
-    const std::string name = entry.path().filename().string();
-    const size_t digits = name.find_first_not_of("0123456789");
-    if (digits == 0 || digits > 4 || name.substr(std::min(digits, name.size())) != "-gpu") continue;
-    const int32_t ranks = std::stoi(name);
-    if (found.empty() || ranks < fewest) found = entry.path().string(), fewest = ranks;
-  }
-  return found.empty() ? dir : found;
 }
 
 }  // namespace neox

@@ -16,6 +16,7 @@ struct Job {
   SamplingParams sampling;  // without the phrases, which are in files
   int32_t batch_size = 0;   // 0 = the lines of start_ids
   int32_t end_id = 0;
+  int32_t prompt_type = 0;                       // FasterTransformer's number: 0 = none, 2 = prefixes, 3 = p/prompt-tuning
   std::string start_ids, bad_words, stop_words;  // files; the last two may be empty: none
   std::vector<std::string> notes, warnings;      // for people: what was chosen for them, and what does nothing
 };
@@ -30,8 +31,5 @@ std::vector<std::string> check_model(const Ini& ini, const Job& job, const Engin
 
 /// A config.json of the shape in the ini's model section, for random weights, with room for so many positions.
 std::string config_json(const Ini& ini, const Job& job, int64_t positions);
-
-/// The folder below `dir` that FasterTransformer's converters made for this many ranks, or any number of them, or `dir` itself.
-std::string checkpoint_folder(const std::string& dir, int32_t tensor_parallel);
 
 }  // namespace neox

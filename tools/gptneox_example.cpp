@@ -15,6 +15,7 @@
 #include "base/ini.h"
 #include "example_batch.h"
 #include "example_job.h"
+#include "model/ft_config.h"
 #include "neox/engine.h"
 
 namespace neox {
@@ -106,6 +107,9 @@ void run(const std::string& ini_file, int world) {
   const Ini ini = Ini::read(ini_file);
   Job job = read_job(ini, world);
   const Input input = read_input(job);
+  if (job.prompt_type != 0)
+    job.engine.prompt_learning =
+        read_prompt_learning(ini_file, job.model_name, model_folder(job.engine.model, job.engine.tensor_parallel_size));
   const Environment environment;
   environment.apply(job.engine);
   if (fs::exists("gemm_config.in")) job.notes.push_back("gemm_config.in is here, but this version does not use it");

@@ -57,15 +57,6 @@ def world() -> Any:
     return MPI.COMM_WORLD if MPI.COMM_WORLD.size > 1 else None
 
 
-def checkpoint_folder(path: str | None, tensor_para_size: int) -> Path | None:
-    """The folder of this many ranks below `path`, or of any number of them, or `path` itself."""
-    if path is None:
-        return None
-    own = Path(path, f"{tensor_para_size}-gpu")
-    others = [folder for folder in Path(path).glob("*-gpu") if folder.name[:-4].isdecimal()]
-    return own if own.is_dir() else min(others, key=lambda folder: int(folder.name[:-4]), default=Path(path))
-
-
 def read_contexts(file: str, most: int) -> list[str]:
     lines = Path(file).read_text(encoding="utf-8").splitlines()[:most]
     if not lines:
@@ -98,7 +89,7 @@ def make_engine(args: argparse.Namespace, comm: Any) -> Engine:
         ranks = f"tensor_para_size {args.tensor_para_size} * pipeline_para_size {args.pipeline_para_size}"
         raise ValueError(f"{ranks}: expected the number of MPI ranks, {comm.size}")
     return Engine(
-        checkpoint_folder(args.ckpt_path, args.tensor_para_size),
+        args.ckpt_path,
         tokenizer=args.tokenizer_path,
         dtype=DTYPES[args.inference_data_type],
         max_model_len=args.max_seq_len,

@@ -3,7 +3,6 @@
 
 import re
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -201,7 +200,6 @@ REFUSED = [
     (MODEL, {"end_id": -1}, "end_id: expected an integer of at least 0, found '-1'"),
     (MODEL, {"end_id": 4096}, "end_id: expected a token id below the vocabulary's 4096"),
     (MODEL, {"start_id": -1}, "start_id: expected a token id below the vocabulary's 4096"),
-    (MODEL, {"prompt_learning_type": 2}, "prompt_learning_type: expected 0, because prompt learning is not in this version"),
 ]
 
 
@@ -238,18 +236,6 @@ def test_an_ini_that_is_not_there_or_no_ini_is_named(job):
     job.fails()
     job.ini.unlink()
     assert "gptneox_config.ini: no such file" in job.fails()
-
-
-def test_of_converted_folders_that_of_the_ranks_is_taken_then_any_then_the_folder_itself(job):
-    """Folders of any format, so that of this model here."""
-    for present, taken in (("", ""), ("4-gpu", "4-gpu"), ("2-gpu", "2-gpu"), ("16-gpu", "2-gpu"), ("1-gpu", "1-gpu")):
-        (job.folder / "model" / present).mkdir(parents=True, exist_ok=True)
-        if present:
-            (job.folder / "model" / present / "config.json").write_text("{")
-        job.set(INSTANCE, model_dir="model")
-        assert f"{(Path('model') / taken / 'config.json')} is not JSON" in job.fails()
-    job.set(INSTANCE, tensor_para_size=4)
-    assert "model/4-gpu/config.json is not JSON" in job.fails()
 
 
 @pytest.mark.parametrize(("tp", "pp"), [(2, 1), (1, 2), (2, 3)])
