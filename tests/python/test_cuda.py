@@ -148,6 +148,32 @@ def test_programmatic_launch_under_preemption_does_not_change_a_bit(crowd, dtype
     assert [bits_of(output) for output in on] == [bits_of(output) for output in off]
 
 
+EXACT_SHAPES = {
+    "heads of 40": test_batching.MODEL,
+    "heads of 96": Model(seed=12, heads=4, head_dim=96, intermediate=1536, max_positions=256, parallel_residual=False),
+}
+
+
+@pytest.mark.parametrize("dtype", ERRORS)
+@pytest.mark.parametrize("shape", EXACT_SHAPES)
+def test_deterministic_gives_a_request_the_same_bits_alone_and_in_any_mix_chunked_and_preempted(folder_of, dtype, shape):
+    folder = folder_of(EXACT_SHAPES[shape])
+    options = {"dtype": dtype, "deterministic": True}
+    engine = open_engine(folder, enable_prefix_caching=False, max_num_batched_tokens=256, **options)
+    alone = [bits_of(engine.generate(prompt, params)[0]) for prompt, params in test_batching.REQUESTS]
+    page = engine.info.kv_cache_bytes // engine.info.num_blocks
+    prompts, params = map(list, zip(*test_batching.REQUESTS))
+    for mix in (
+        {"max_num_batched_tokens": 24},
+        {"max_num_batched_tokens": 256, "record_steps": False},
+        {"max_num_batched_tokens": 128, "kv_cache_memory": 20 * page},
+        {"max_num_batched_tokens": 128, "kv_cache_memory": 20 * page, "async_scheduling": False, "programmatic_launch": False},
+    ):
+        mixed = open_engine(folder, **options, **mix)
+        assert [bits_of(output) for output in mixed.generate(prompts, params)] == alone, mix
+        assert (mixed.stats.preemptions > 0) == ("kv_cache_memory" in mix)
+
+
 BIG = Model(heads=4, head_dim=64, max_positions=2**14)  # its cache may grow beyond any GPU
 
 
