@@ -8,39 +8,21 @@
 #include "fuzz.h"
 #include "model/torch_checkpoint.h"
 #include "temp_folder.h"
+#include "torch_archive.h"
 
 using namespace neox;
 using namespace neox::fuzz;
 
 namespace {
 
-std::string little(uint64_t value, size_t bytes) { return {reinterpret_cast<const char*>(&value), bytes}; }
-
-/// A zip archive of stored entries, without checksums, which nobody reads.
-struct Archive {
-  std::string file, directory;
-  int entries = 0;
-
-  void add(const std::string& name, const std::string& bytes) {
-    const std::string sizes = std::string(4, 0) + little(bytes.size(), 4) + little(bytes.size(), 4) + little(name.size(), 2);
-    directory += "PK\1\2" + std::string(12, 0) + sizes + std::string(12, 0) + little(file.size(), 4) + name;
-    file += "PK\3\4" + std::string(10, 0) + sizes + std::string(2, 0) + name + bytes;
-    entries++;
-  }
-  std::string whole() const {
-    return file + directory + "PK\5\6" + std::string(6, 0) + little(uint64_t(entries), 2) + little(directory.size(), 4) +
-           little(file.size(), 4) + std::string(2, 0);
-  }
-};
-
 std::string file_of(std::string_view bytes) {
   if (!bytes.starts_with('p')) return std::string(bytes);
   Reader in{bytes.substr(1)};
   const size_t high = in.number(), length = high << 8 | in.number();
-  Archive archive;
+  test::Archive archive;
   archive.add("a/data.pkl", in.take(length));
   archive.add("a/data/0", std::string(in.rest));
-  return archive.whole();
+  return archive.file();
 }
 
 void expect_inside(const MappedFile& file, const FileTensor& t) {
