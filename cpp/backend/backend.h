@@ -79,6 +79,6 @@ struct BackendConfig {
 std::unique_ptr<Backend> make_backend(const BackendConfig& config);
 
 /// A backend that lives in a plugin exports `extern "C" neox::Backend* neox_make_backend(int abi, const BackendConfig&)`.
-constexpr int kBackendAbi = 4;
+constexpr int kBackendAbi = 5;
 
 }  // namespace neox
