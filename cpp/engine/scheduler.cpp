@@ -116,7 +116,7 @@ bool Scheduler::admit(StepPlan& plan) {
   if (!s.knows_all() || (s.group && s.group->flying)) return false;  // preempted while its last token is being drawn
   if (rows() + s.rows() > limits_.seqs) return false;
   if (s.group && !s.group->beams.empty()) {  // its beams are computed again one by one, from the next step on
-    if (pool_.blocks_for(s.group->beams[0]->length()) > pool_.available()) return false;
+    if (pool_.blocks_for(s.group->beams[0]->length()) - s.prefix_length / limits_.block_size > pool_.available()) return false;
     running_.push_back(sequence);
     waiting_.pop_front();
     return true;
