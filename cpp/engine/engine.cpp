@@ -122,6 +122,12 @@ std::shared_ptr<Sequence> Engine::Impl::make_sequence(const Prompt& prompt, cons
   auto s = std::make_shared<Sequence>();
   lay_out(*s, prompt);
   check_params(*s, params);
+  set_params(s, prompt, params);
+  return s;
+}
+
+/// What follows from the parameters. forward's, which ask for no token and no log-prob, no request may have.
+void Engine::Impl::set_params(const std::shared_ptr<Sequence>& s, const Prompt& prompt, const SamplingParams& params) {
   s->params = params;
   s->max_length = int32_t(std::min<int64_t>(int64_t(s->prompt_length) + params.max_tokens, config.max_model_len));
   s->top_p = params.top_p;
@@ -147,7 +153,6 @@ std::shared_ptr<Sequence> Engine::Impl::make_sequence(const Prompt& prompt, cons
   require(edits <= most, "penalties, logit_bias, bad_words and allowed_token_ids may take ", edits, " words of a step's ", most,
           ": expected fewer or longer bad_words, or fewer ids");
   if (!prompt.embeds.empty()) keep_embeds(*s, prompt);
-  return s;
 }
 
 uint64_t Engine::Impl::draw_seed(uint64_t request_id) const {
@@ -276,7 +281,10 @@ void Engine::forward(std::span<const int32_t> ids, int64_t batch, int64_t length
   {
     std::vector<std::shared_ptr<Sequence>> made;
     for (int64_t b = 0; b < batch; b++) {
-      made.push_back(e.make_sequence({.ids = ids.subspan(size_t(b * length), size_t(length))}, {.max_tokens = 0}));
+      made.push_back(std::make_shared<Sequence>());
+      const Prompt prompt{.ids = ids.subspan(size_t(b * length), size_t(length))};
+      e.lay_out(*made.back(), prompt);
+      e.set_params(made.back(), prompt, {.max_tokens = 0});
       made.back()->logits_out = out.data() + b * length * vocab;
       made.back()->left = &left;
     }

@@ -28,6 +28,7 @@ struct Engine::Impl {
   const Executor& executor() const { return ranks.executor(); }
   void check_params(const Sequence& s, const SamplingParams& params) const;
   std::shared_ptr<Sequence> make_sequence(const Prompt& prompt, const SamplingParams& params);
+  void set_params(const std::shared_ptr<Sequence>& s, const Prompt& prompt, const SamplingParams& params);
   uint64_t draw_seed(uint64_t request_id) const;
   void check_unbroken() const;
   void step(std::vector<Delta>& deltas);
