@@ -44,6 +44,7 @@ void Scheduler::branch(Sequence& leader, const std::vector<int32_t>& parents) {
   if (!is_running(leader)) {  // it waits already, or had to
     for (BlockTable& table : old) pool_.release(table);
     leader.computed = 0;
+    beams.resize(parents.size());
     for (const Shared& beam : beams) beam->computed = 0;
     return;
   }
@@ -62,6 +63,7 @@ void Scheduler::branch(Sequence& leader, const std::vector<int32_t>& parents) {
     copy_page(old[p], beams[i]->table);
   }
   for (int32_t i : heirs) beams[size_t(i)]->table = std::move(old[size_t(parents[size_t(i)])]);
+  beams.resize(parents.size());  // fewer where stop strings end most continuations
 }
 
 /// Adds all beams to the plan, or none.

@@ -178,6 +178,19 @@ BAD = [
 ]
 
 
+def test_a_search_goes_on_with_fewer_beams_where_most_continuations_end(folder_of):
+    engine = Engine(folder_of(MODEL), max_num_seqs=16)
+    prompt = models.prompt(9, 21, MODEL.vocab).tolist()
+    stop = [[i] for i in range(MODEL.vocab) if i % 3]  # two thirds of all tokens
+    params = SamplingParams(beam_width=5, n=5, max_tokens=30, stop=stop, ignore_eos=True, early_stopping="never", length_penalty=2.0)
+    (output,) = engine.generate([prompt], params)
+    assert len(output.outputs) == 5
+    for made in output.outputs:
+        assert all(i % 3 == 0 for i in made.token_ids[:-1])
+        assert made.finish_reason == ("stop" if made.token_ids[-1] % 3 else "length")
+    assert engine.stats.blocks_used == 0
+
+
 @pytest.mark.parametrize(("fields", "message"), BAD, ids=[str(fields) for fields, _ in BAD])
 def test_bad_values_name_field_value_and_range(fields, message):
     with pytest.raises(ValueError, match=message):

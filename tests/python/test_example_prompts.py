@@ -8,7 +8,7 @@ import prompt_cases
 from example import INSTANCE, MODEL, REQUEST, Job
 from neoxnative import Engine, SamplingParams
 
-SHAPE = prompt_cases.MODELS[0]
+SHAPE = prompt_cases.MODELS[1]
 PREFIXES, TABLES = ("short", "none", "long"), ("tuned", "none", "other")
 PROMPTS = [models.prompt(60 + i, length, SHAPE.vocab).tolist() for i, length in enumerate((9, 4, 21, 6))]
 FACTS = ("head_num", "size_per_head", "inter_size", "vocab_size", "decoder_layers", "rotary_embedding", "use_gptj_residual")
