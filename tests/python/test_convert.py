@@ -216,6 +216,43 @@ def test_the_scripts_agree_byte_for_byte(model, kind, folder_of, tmp_path):
     assert found == checkpoints.contents(tmp_path / "b/2-gpu") and len(found) >= 40
 
 
+@MODELS
+@pytest.mark.parametrize("source_ranks", (1, 2, 4))
+def test_the_script_for_training_checkpoints_agrees_with_the_others(model, source_ranks, folder_of, tmp_path):
+    training = pytest.importorskip("training", reason="needs torch", exc_type=ImportError)
+    model = dataclasses.replace(model, vocab=132)
+    training.write(model, tmp_path / "training", source_ranks)
+    script("eleutherai_gpt_neox_convert.py", tmp_path / "training", tmp_path, "-t", 2, "--jobs", 2)
+    to_ft(folder_of(model), tmp_path / "hf", ranks=2)
+    found, want = checkpoints.contents(tmp_path / "2-gpu"), checkpoints.contents(tmp_path / "hf/2-gpu")
+    assert found.keys() == want.keys()
+    differing = {name for name in found if found[name] != want[name]}
+    if source_ranks == 1 or not model.parallel_residual:
+        assert not differing
+    for name in differing:  # the sum of what the source's ranks have
+        assert name.endswith(("attention.dense.bias.bin", "mlp.dense_4h_to_h.bias.bin", "mlp.attention.bias.sum.bin"))
+        assert np.allclose(np.frombuffer(found[name], np.float32), np.frombuffer(want[name], np.float32), rtol=1e-6, atol=1e-7)
+    assert "model_name = gptneox_20B\nhead_num = 4\n" in (tmp_path / "2-gpu/config.ini").read_text()
+    ids = models.prompt(9, 40, model.vocab)
+    got = Engine(tmp_path / "2-gpu", device="cpu").forward(ids[None])[0]
+    assert reference.relative_error(got, reference.forward(model, models.tensors(model), ids)) <= 1e-5
+
+
+def test_config_only_writes_a_config_beside_the_layer_files(tmp_path, run_cli):
+    training = pytest.importorskip("training", reason="needs torch", exc_type=ImportError)
+    model = dataclasses.replace(PARALLEL, vocab=132)
+    step = training.write(model, tmp_path, 2)
+    assert run_cli("convert", "--config-only", str(tmp_path)).stdout == f"wrote {step}/config.json\n"
+    assert json.loads((step / "config.json").read_text())["num_attention_heads"] == 4
+    assert Engine(step, device="cpu").info.layers == 2
+    assert "config.json is there" in run_cli("convert", "--config-only", str(tmp_path), check=False).stderr
+    to_hf(tmp_path, tmp_path / "hf", dtype="bfloat16")
+    named = {name: models.rounded(value, "bfloat16") for name, value in models.tensors(model).items()}
+    with_name = PREFIX + "layers.1.mlp.dense_h_to_4h.weight"
+    assert np.array_equal(_core.Checkpoint(tmp_path / "hf").read(with_name), models.to_bf16(named[with_name]))
+    assert "holds no training checkpoint" in run_cli("convert", "--config-only", str(tmp_path / "hf"), check=False).stderr
+
+
 def test_a_script_tells_an_error_in_one_line_and_leaves_nothing(folder_of, tmp_path):
     done = script("huggingface_gptneox_convert.py", "-o", tmp_path / "a", "-i", folder_of(PARALLEL), "-i_g", 3, "-m_n", "x", check=False)
     assert done.returncode == 1 and done.stderr.startswith("error: the number of ranks is 3, expected a divisor of the model's 4 attention")

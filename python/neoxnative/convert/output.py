@@ -16,7 +16,7 @@ from ..progress import StatusLine, bar
 from .values import Array, cast
 
 _IN_FLIGHT = 256 << 20  # bytes of tensors that are being worked on; a larger one is alone
-_PIECE = 16 << 20  # bytes converted at a time
+_PIECE = 8 << 20  # bytes converted at a time
 
 
 @dataclass(frozen=True)
