@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "base/dtype.h"
+#include "neox/error.h"
 
 namespace neox {
 
@@ -38,7 +39,7 @@ struct GemmLine {
   double milliseconds = 0;
 };
 
-struct GemmConfig {
+struct NEOX_API GemmConfig {
   GemmPlace place;
   std::map<GemmKey, GemmLine> lines;
 
