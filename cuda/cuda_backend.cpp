@@ -2,6 +2,7 @@
 #include "cuda_backend.h"
 
 #include "attention.h"
+#include "place.h"
 
 namespace neox {
 
@@ -42,6 +43,14 @@ void CudaBackend::reserve(const Bounds& b) {
   cudaFree(unfused_scratch_);
   unfused_bytes_ = cuda::unfused_bytes(b.tokens, b.kv, b.head_dim);
   unfused_scratch_ = allocate(unfused_bytes_);
+}
+
+void CudaBackend::use_gemm_config(const std::string& path) {
+  if (deterministic_)
+    fail(ErrorKind::unsupported, path, " chooses by rows, but with deterministic a product has one plan for any number of them");
+  GemmConfig config = GemmConfig::read(path);
+  config.require_place(cuda::place_of(device_), path);
+  gemm_->use(std::move(config));
 }
 
 void CudaBackend::attention(const AttentionArgs& a) {

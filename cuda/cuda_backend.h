@@ -9,6 +9,9 @@
 #include "staging.h"
 
 namespace neox {
+namespace cuda {
+class LinearTuner;
+}
 
 /// One GPU and one stream. Weights, activations and k, v are of the model's type; sums, the residual stream and logits are f32.
 class CudaBackend final : public Backend {
@@ -35,6 +38,8 @@ class CudaBackend final : public Backend {
   Tensor pack_random(void* to, int64_t outputs, int64_t inputs, const RandomFill& values, DType dtype) override;
   size_t page_bytes(const KvPages& kv) const override;
   void reserve(const Bounds& bounds) override;
+  void use_gemm_config(const std::string& path) override;
+  GemmUse gemm_use() const override { return gemm_->use_so_far(); }
 
   void embed(const EmbedArgs&) override;
   void add_norm(const AddNormArgs&) override;
@@ -46,7 +51,8 @@ class CudaBackend final : public Backend {
   void beam_candidates(const BeamArgs&) override;
 
  private:
-  void linear_part(const LinearArgs&, cuda::Gemm::Sum sum);
+  friend class cuda::LinearTuner;  // which runs linear's ways one by one
+  bool own_is_chosen(std::initializer_list<LinearArgs> parts);
 
   const int device_;
   const bool unfused_, f32_scores_;  // attention

@@ -7,8 +7,6 @@
 namespace neox::cuda {
 namespace {
 
-cudaDataType_t type_of(DType t) { return t == DType::f32 ? CUDA_R_32F : t == DType::f16 ? CUDA_R_16F : CUDA_R_16BF; }
-
 uint32_t alignment_of(const Tensor& t, int64_t step) {  // step: elements to the next product's
   const auto address = reinterpret_cast<uintptr_t>(t.data) | uintptr_t(step) * size_of(t.dtype) | 256;
   return uint32_t(address & -address);
@@ -16,7 +14,7 @@ uint32_t alignment_of(const Tensor& t, int64_t step) {  // step: elements to the
 
 cublasLtMatrixLayout_t layout(DType type, int64_t rows, int64_t cols, int64_t ld, int32_t count, int64_t step) {
   cublasLtMatrixLayout_t made = nullptr;
-  check(cublasLtMatrixLayoutCreate(&made, type_of(type), uint64_t(cols), uint64_t(rows), ld), "describe a matrix");
+  check(cublasLtMatrixLayoutCreate(&made, cuda_type(type), uint64_t(cols), uint64_t(rows), ld), "describe a matrix");
   check(cublasLtMatrixLayoutSetAttribute(made, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof(count)), "describe a matrix");
   check(cublasLtMatrixLayoutSetAttribute(made, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &step, sizeof(step)), "describe a matrix");
   return made;
@@ -32,7 +30,7 @@ class Operation {
     if (call.bias) {
       set(CUBLASLT_MATMUL_DESC_EPILOGUE, gelu ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_BIAS);
       set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, call.bias.data);
-      set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type_of(call.bias.dtype));
+      set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, cuda_type(call.bias.dtype));
     } else if (gelu) {
       set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_GELU);
     }
@@ -113,11 +111,12 @@ std::vector<cublasLtMatmulAlgo_t> Gemm::candidates(const Key& k, cublasLtMatmulD
   return algorithms;
 }
 
-bool Gemm::holds(const Key& k, cublasLtMatmulDesc_t operation, const cublasLtMatmulAlgo_t& algorithm) const {
+std::optional<size_t> Gemm::needs(const Key& k, cublasLtMatmulDesc_t operation, const cublasLtMatmulAlgo_t& algorithm) const {
   const Layouts l(k);
-  cublasLtMatmulHeuristicResult_t result;
-  return cublasLtMatmulAlgoCheck(handle_, operation, l.w, l.x, l.out, l.out, &algorithm, &result) == CUBLAS_STATUS_SUCCESS &&
-         result.workspaceSize <= kWorkspaceBytes;
+  cublasLtMatmulHeuristicResult_t result{};
+  const bool holds = cublasLtMatmulAlgoCheck(handle_, operation, l.w, l.x, l.out, l.out, &algorithm, &result) == CUBLAS_STATUS_SUCCESS &&
+                     result.workspaceSize <= kWorkspaceBytes;
+  return holds ? std::optional(result.workspaceSize) : std::nullopt;
 }
 
 /// The best for kPlannedRows of those that hold for every number of rows up to kRowsAtOnce.
@@ -126,7 +125,7 @@ cublasLtMatmulAlgo_t Gemm::choose_for_all_rows(const Key& key, cublasLtMatmulDes
   for (const int64_t planned : {kPlannedRows, int64_t(1), kRowsAtOnce}) {  // the last two: what is tiny has plans of its own
     k.m = planned;
     for (const cublasLtMatmulAlgo_t& algorithm : candidates(k, operation, 32)) {
-      const auto good = [&](int64_t rows) { return k.m = rows, holds(k, operation, algorithm); };
+      const auto good = [&](int64_t rows) { return k.m = rows, needs(k, operation, algorithm).has_value(); };
       if (good(1) && good(2) && good(kPlannedRows) && good(kRowsAtOnce)) return algorithm;
     }
   }
@@ -134,12 +133,22 @@ cublasLtMatmulAlgo_t Gemm::choose_for_all_rows(const Key& key, cublasLtMatmulDes
        " outputs, which deterministic asks for");
 }
 
-const Gemm::Plan& Gemm::plan_of(const Key& k, cublasLtMatmulDesc_t operation) {
+void Gemm::choose(const Key& k, cublasLtMatmulDesc_t operation, Plan& plan) {
+  if (kind_ == Plans::one_a_matrix) {
+    plan.algorithm = choose_for_all_rows(k, operation);
+    return;
+  }
+  const auto algorithm = tuned(k, operation);
+  plan.algorithm = algorithm ? *algorithm : candidates(k, operation, 1)[0];
+  plan.tuned = algorithm.has_value();
+}
+
+Gemm::Plan& Gemm::plan_of(const Key& k, cublasLtMatmulDesc_t operation) {
   const auto [place, fresh] = plans_.try_emplace(k, k);
   Plan& plan = place->second;
   if (!fresh) return plan;
   try {
-    plan.algorithm = kind_ == Plans::fastest ? candidates(k, operation, 1)[0] : choose_for_all_rows(k, operation);
+    choose(k, operation, plan);
   } catch (...) {
     plans_.erase(place);
     throw;
@@ -159,12 +168,30 @@ void Gemm::run(const Call& c) {
 
 void Gemm::run_rows(const Call& c) {
   Operation operation(c);
-  const Plan& plan = plan_of(key_of(c), operation.get());
+  const Key key = key_of(c);
+  Plan& plan = plan_of(key, operation.get());
   const Layouts& l = plan.layouts;
   const float alpha = c.scale, beta = c.sum == Sum::added ? 1 : 0;
-  check(cublasLtMatmul(handle_, operation.get(), &alpha, c.w.data, l.w, c.x.data, l.x, &beta, c.out.data, l.out, c.out.data, l.out,
-                       &plan.algorithm, workspace_, kWorkspaceBytes, stream_),
-        "multiply");
+  const auto multiply = [&] {
+    return cublasLtMatmul(handle_, operation.get(), &alpha, c.w.data, l.w, c.x.data, l.x, &beta, c.out.data, l.out, c.out.data, l.out,
+                          &plan.algorithm, workspace_, kWorkspaceBytes, stream_);
+  };
+  cublasStatus_t status = multiply();
+  if (status != CUBLAS_STATUS_SUCCESS && plan.tuned) {  // accepted, but refused when it came to it, with nothing launched
+    plan.algorithm = candidates(key, operation.get(), 1)[0], plan.tuned = false;
+    count(key.in, key.n, key.k, key.m, false);
+    status = multiply();
+  }
+  check(status, "multiply");
+}
+
+std::vector<GemmChoice> Gemm::propose(const Call& call, int most) const {
+  Operation operation(call);
+  const Key key = key_of(call);
+  std::vector<GemmChoice> choices;
+  for (const cublasLtMatmulAlgo_t& algorithm : candidates(key, operation.get(), most))
+    if (const auto workspace = needs(key, operation.get(), algorithm)) choices.push_back(choice_of(algorithm, *workspace));
+  return choices;
 }
 
 }  // namespace neox::cuda

@@ -7,6 +7,7 @@
 #include "activate.cuh"
 #include "cuda_backend.h"
 #include "device.cuh"
+#include "linear.h"
 #include "types.cuh"
 
 namespace neox {
@@ -44,27 +45,41 @@ void finish(const Tensor& out, const Tensor& bias, Act act, const Stream& stream
 }
 
 }  // namespace
+
+LibraryPart library_part(const LinearArgs& a, Gemm::Sum sum) {
+  require(sum == Gemm::Sum::fresh || a.act == Act::none, "linear: a part that is added to another cannot have an activation");
+  LibraryPart part{.call = {.out = a.out, .x = a.x, .w = a.w.weight, .sum = sum}, .bias = a.w.bias, .act = a.act};
+  if (part.act == Act::gelu_tanh && a.out.dtype != DType::f32 && (!part.bias || part.bias.dtype == a.out.dtype))
+    part.call.epilogue = Gemm::Epilogue::gelu_tanh, part.act = Act::none;
+  if (part.bias && part.bias.dtype == a.out.dtype) std::swap(part.call.bias, part.bias);
+  return part;
+}
+
+void library_linear(std::initializer_list<LinearArgs> parts, Gemm& gemm, const Stream& stream) {
+  for (const LinearArgs& a : parts) {
+    if (a.out.rows == 0) continue;
+    const bool added = &a != parts.begin() && a.out.data == parts.begin()->out.data;
+    const LibraryPart part = library_part(a, added ? Gemm::Sum::added : Gemm::Sum::fresh);
+    gemm.run(part.call);
+    if (part.bias || part.act != Act::none) finish(a.out, part.bias, part.act, stream);
+  }
+}
+
 }  // namespace cuda
 
-void CudaBackend::linear_part(const LinearArgs& a, cuda::Gemm::Sum sum) {
-  if (a.out.rows == 0) return;
-  require(sum == cuda::Gemm::Sum::fresh || a.act == Act::none, "linear: a part that is added to another cannot have an activation");
-  cuda::Gemm::Call call{.out = a.out, .x = a.x, .w = a.w.weight, .sum = sum};
-  Tensor bias = a.w.bias;
-  Act act = a.act;
-  if (act == Act::gelu_tanh && a.out.dtype != DType::f32 && (!bias || bias.dtype == a.out.dtype))
-    call.epilogue = cuda::Gemm::Epilogue::gelu_tanh, act = Act::none;
-  if (bias && bias.dtype == a.out.dtype) std::swap(call.bias, bias);
-  gemm_->run(call);
-  if (bias || act != Act::none) cuda::finish(a.out, bias, act, stream_);
+/// Whether the kernel for few rows, which takes these parts, is to run them: unless gemm_config gives one of them to cuBLASLt.
+bool CudaBackend::own_is_chosen(std::initializer_list<LinearArgs> parts) {
+  for (const LinearArgs& a : parts) {
+    const GemmChoice* choice = gemm_->chosen(a.x.dtype, a.out.cols, a.x.cols, a.x.rows);
+    if (choice && choice->algorithm != GemmChoice::kOwn) return false;
+    gemm_->count(a.x.dtype, a.out.cols, a.x.cols, a.x.rows, choice != nullptr);
+  }
+  return true;
 }
 
 void CudaBackend::linear(std::initializer_list<LinearArgs> parts) {
-  if (!deterministic_ && cuda::SmallLinear::takes(parts)) return small_linear_->run(parts);
-  for (const LinearArgs* part = parts.begin(); part != parts.end(); part++) {
-    const bool added = part != parts.begin() && part->out.data == parts.begin()->out.data;
-    linear_part(*part, added ? cuda::Gemm::Sum::added : cuda::Gemm::Sum::fresh);
-  }
+  if (!deterministic_ && cuda::SmallLinear::takes(parts) && own_is_chosen(parts)) small_linear_->run(parts);
+  else cuda::library_linear(parts, *gemm_, stream_);
 }
 
 }  // namespace neox

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What libneox asks of this plugin: a backend, or the reason why there is none.
 #include "cuda_backend.h"
+#include "tune.h"
 
 namespace neox {
 namespace {
@@ -23,14 +24,24 @@ void require_device() {
   if (error != cudaSuccess) fail(ErrorKind::unsupported, "CUDA does not start: ", cudaGetErrorString(error));
 }
 
+void require_usable(int abi) {
+  if (abi != kBackendAbi)
+    fail(ErrorKind::unsupported, "libneox_cuda.so is of another version than libneox.so (", kBackendAbi, ", not ", abi,
+         "): install both together");
+  require_driver();
+  require_device();
+}
+
 }  // namespace
 }  // namespace neox
 
 extern "C" NEOX_API neox::Backend* neox_make_backend(int abi, const neox::BackendConfig& config) {
-  if (abi != neox::kBackendAbi)
-    neox::fail(neox::ErrorKind::unsupported, "libneox_cuda.so is of another version than libneox.so (", neox::kBackendAbi, ", not ", abi,
-               "): install both together");
-  neox::require_driver();
-  neox::require_device();
+  neox::require_usable(abi);
   return new neox::CudaBackend(0, config);
+}
+
+extern "C" NEOX_API neox::Tuner* neox_make_tuner(int abi, const neox::DType& type, const std::vector<neox::TuneCall>& calls,
+                                                 const int& most_rows) {
+  neox::require_usable(abi);
+  return neox::cuda::make_tuner(0, type, calls, most_rows).release();
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backend/backend.h"
 
+#include "backend/tune.h"
 #include "base/check.h"
 #include "base/plugin.h"
 #include "cpu/cpu_backend.h"
@@ -17,15 +18,20 @@ static std::string build_line(const std::string& part) {
   return part + ": unknown";
 }
 
-static std::unique_ptr<Backend> make_cuda_backend(const BackendConfig& config) {
-  using Make = Backend* (*)(int, const BackendConfig&);
+/// What the CUDA plugin's function `symbol` makes of the arguments.
+template <class Made, class... Args> static std::unique_ptr<Made> make_by_plugin(const char* symbol, const Args&... args) {
+  using Make = Made* (*)(int, const Args&...);
   try {
-    const auto make = reinterpret_cast<Make>(plugin_symbol("libneox_cuda.so", "neox_make_backend"));
-    return std::unique_ptr<Backend>(make(kBackendAbi, config));
+    const auto make = reinterpret_cast<Make>(plugin_symbol("libneox_cuda.so", symbol));
+    return std::unique_ptr<Made>(make(kBackendAbi, args...));
   } catch (const Error& e) {
     if (e.kind != ErrorKind::unsupported) throw;
     fail(ErrorKind::unsupported, "device 'cuda' is not available: ", e.what(), "; this build: ", build_line("cuda"));
   }
+}
+
+static std::unique_ptr<Backend> make_cuda_backend(const BackendConfig& config) {
+  return make_by_plugin<Backend>("neox_make_backend", config);
 }
 
 static std::unique_ptr<Backend> make_cuda_backend_if_any(const BackendConfig& config) {
@@ -47,6 +53,10 @@ std::unique_ptr<Backend> make_backend(const BackendConfig& config) {
   require(config.device == "auto" || config.device == "cpu", "device is '", config.device, "', expected auto, cpu or cuda");
   require(config.num_threads >= 0, "num_threads is ", config.num_threads, ", expected 0 (all cores) or more");
   return make_cpu_backend(config.isa, config.num_threads);
+}
+
+std::unique_ptr<Tuner> make_tuner(DType type, const std::vector<TuneCall>& calls, int32_t most_rows) {
+  return make_by_plugin<Tuner>("neox_make_tuner", type, calls, most_rows);
 }
 
 }  // namespace neox

@@ -27,6 +27,13 @@ class NEOX_API Replay {
   virtual void run() = 0;
 };
 
+/// Products that were looked up in a gemm_config, each once, by shape and rows: those that took their algorithm from it, and those that did
+/// not.
+struct GemmUse {
+  int32_t lines = 0;  // of the file
+  int32_t hits = 0, misses = 0;
+};
+
 /// A device's memory and ops. An op never allocates, never waits, and keeps no state between calls; ops run in call order.
 /// There are no default implementations: a backend has every op or does not compile.
 class NEOX_API Backend {
@@ -56,6 +63,9 @@ class NEOX_API Backend {
   virtual size_t page_bytes(const KvPages& kv) const = 0;  // of k alone, or v alone, in one page
   /// Sizes the workspace, once, before the first op.
   virtual void reserve(const Bounds& bounds) = 0;
+  /// Takes the algorithms of matrix products from this file of gpt_gemm's, before the first op. Throws Error where it is not to be used.
+  virtual void use_gemm_config(const std::string& path) = 0;
+  virtual GemmUse gemm_use() const = 0;
 
   virtual void embed(const EmbedArgs&) = 0;
   virtual void add_norm(const AddNormArgs&) = 0;
@@ -79,7 +89,8 @@ struct BackendConfig {
 };
 std::unique_ptr<Backend> make_backend(const BackendConfig& config);
 
-/// A backend that lives in a plugin exports `extern "C" neox::Backend* neox_make_backend(int abi, const BackendConfig&)`.
-constexpr int kBackendAbi = 5;
+/// A backend that lives in a plugin exports `extern "C" neox::Backend* neox_make_backend(int abi, const BackendConfig&)`, and
+/// `extern "C" neox::Tuner* neox_make_tuner(int abi, DType, const std::vector<TuneCall>&, int32_t most_rows)` (tune.h).
+constexpr int kBackendAbi = 6;
 
 }  // namespace neox

@@ -107,6 +107,10 @@ Tensor CpuBackend::pack_random(void* to, int64_t outputs, int64_t inputs, const 
 
 size_t CpuBackend::page_bytes(const KvPages& kv) const { return size_t(PageLayout(kv).page) * size_of(kv.dtype); }
 
+void CpuBackend::use_gemm_config(const std::string& path) {
+  fail(ErrorKind::unsupported, path, " is for CUDA: the CPU has one way to make a product");
+}
+
 void CpuBackend::reserve(const Bounds& b) {
   scores_ld_ = (int64_t(b.kv) + kLanes - 1) / kLanes * kLanes;
   items_.reserve(size_t(b.tokens) * b.heads);

@@ -31,6 +31,8 @@ class CpuBackend final : public Backend {
   Tensor pack_random(void* to, int64_t outputs, int64_t inputs, const RandomFill& values, DType dtype) override;
   size_t page_bytes(const KvPages& kv) const override;
   void reserve(const Bounds& bounds) override;
+  void use_gemm_config(const std::string& path) override;
+  GemmUse gemm_use() const override { return {}; }
 
   void embed(const EmbedArgs&) override;
   void add_norm(const AddNormArgs&) override;

@@ -24,6 +24,12 @@ int32_t steps_ahead(const EngineConfig& c, bool beside_host) {
   return overlap ? std::max(c.pipeline_parallel_size, 2) : 1;
 }
 
+std::string described_use(const std::string& gemm_config, const GemmUse& use) {
+  if (gemm_config.empty()) return "none";
+  return concat(gemm_config, ": ", use.lines, " choices; of the products of recorded steps ", use.hits, " take one, ", use.misses,
+                " do not");
+}
+
 }  // namespace
 
 Engine::Impl::Impl(const EngineConfig& c)
@@ -74,6 +80,7 @@ void Engine::Impl::describe() {
           .first_layer = executor().shard().stage.first_layer,
           .last_layer = executor().shard().stage.last_layer,
           .ranks = ranks.group().describe(),
+          .gemm_config = described_use(config.gemm_config, executor().backend().gemm_use()),
           .eos_token_ids = m.eos_token_ids,
           .warnings = std::move(warnings),
           .tasks = {},

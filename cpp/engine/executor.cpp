@@ -39,6 +39,7 @@ Executor::Executor(EngineConfig& config, HostGroup& group, std::vector<std::stri
           "attention is 'unfused' with deterministic, expected 'fused': cuBLASLt sums by length");
   if (unfused && !on_gpu()) warnings.push_back("attention is 'unfused', which is for CUDA: the CPU has one attention, and uses it");
   read_prompts(config.prompt_learning, model_config_);
+  read_gemm_config(config, warnings);
   complete_limits(config);
   load(config, warnings);
   const int32_t logit_rows = on_gpu() ? 256 : 64;
@@ -70,6 +71,16 @@ Executor::Executor(EngineConfig& config, HostGroup& group, std::vector<std::stri
   load_tables(config.prompt_learning);
   load_prefixes(config.prompt_learning);
   for (PromptTask& task : config.prompt_learning.tasks) task.values = {};  // they are on the device
+}
+
+void Executor::read_gemm_config(EngineConfig& config, std::vector<std::string>& warnings) {
+  if (config.gemm_config.empty()) return;
+  try {
+    backend_->use_gemm_config(config.gemm_config);
+  } catch (const Error& e) {
+    warnings.push_back(concat("gemm_config is not used, each product has the algorithm that it has without: ", e.what()));
+    config.gemm_config.clear();
+  }
 }
 
 /// The ranks of a stage, and those that hold the same share in all stages.

@@ -47,6 +47,7 @@ class Executor {
 
  private:
   void load(EngineConfig& config, std::vector<std::string>& warnings);
+  void read_gemm_config(EngineConfig& config, std::vector<std::string>& warnings);
   void complete_limits(EngineConfig& config);
   void connect_ranks(const EngineConfig& config);
   void make_cache(EngineConfig& config, DType dtype);

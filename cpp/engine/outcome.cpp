@@ -185,6 +185,8 @@ void Engine::Impl::count(int32_t tokens, double planning, double running) {
   stats.preemptions = scheduler.preemptions(), stats.tokens_cached = scheduler.tokens_cached();
   stats.blocks_used = scheduler.pool().size() - scheduler.pool().available();
   stats.planning_seconds += planning, stats.running_seconds += running;
+  const GemmUse gemm = executor().backend().gemm_use();
+  stats.gemm_hits = gemm.hits, stats.gemm_misses = gemm.misses;
 }
 
 }  // namespace neox

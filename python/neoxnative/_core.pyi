@@ -67,6 +67,7 @@ class Engine:
         isa: str,
         attention: str,
         unfused_scores: str,
+        gemm_config: str,
         deterministic: bool,
         kv_cache_memory: int,
         block_size: int,

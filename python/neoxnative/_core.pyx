@@ -194,7 +194,7 @@ cdef class Engine:
     cdef unique_ptr[neox.Engine] engine
 
     def __cinit__(self, *, str model, str load_format, str model_config, str dtype, str device, str kv_cache_dtype, str isa, str attention,
-                  str unfused_scores, kv_cache_memory, block_size, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads,
+                  str unfused_scores, str gemm_config, kv_cache_memory, block_size, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads,
                   max_logprobs, enable_prefix_caching, async_scheduling, record_steps, programmatic_launch, seed, on_layer_loaded,
                   tensor_parallel_size, pipeline_parallel_size, str ranks, mpi_comm, str mpi_library, comm_timeout, bint deterministic, tasks, str task_folder):
         cdef neox.EngineConfig c
@@ -207,7 +207,7 @@ cdef class Engine:
         c.model, c.load_format, c.model_config, c.dtype, c.device = model, load_format, model_config, dtype, device
         c.deterministic = deterministic
         c.kv_cache_dtype, c.isa = kv_cache_dtype, isa
-        c.attention, c.unfused_scores = attention, unfused_scores
+        c.attention, c.unfused_scores, c.gemm_config = attention, unfused_scores, gemm_config
         c.kv_cache_memory = _int64("kv_cache_memory", kv_cache_memory)
         c.block_size = _int32("block_size", block_size)
         c.max_model_len = _int32("max_model_len", max_model_len)

@@ -129,6 +129,9 @@ def measure(
             if calls:
                 cell.calls.append((_call(engine, cell, 1, rng), _call(engine, cell, 1 + new_tokens, rng)))
     settings = {"new_tokens": new_tokens, "rounds": rounds, "matmul_of": limits.matmul_of}
+    if engine.info.gemm_config != "none":
+        stats = engine.stats()
+        settings["gemm"] = {"hits": stats.gemm_hits, "misses": stats.gemm_misses}
     return _report(engine.info, measured, left_out, matmul, settings)
 
 
@@ -299,6 +302,9 @@ def format_report(report: dict[str, Any]) -> str:
         ("read limit", f"{read['median'] * 1e-9:.1f} GB/s ({read['min'] * 1e-9:.1f}-{read['max'] * 1e-9:.1f} during the run)"),
         ("matmul limit", f"{matmul * 1e-9:.1f} GFLOP/s, {report['matmul_of']}"),
     ]
+    if "gemm" in report:
+        hits, misses = report["gemm"]["hits"], report["gemm"]["misses"]
+        rows.append(("gemm_config", f"{engine['gemm_config']}; of all products {hits} take one, {misses} do not"))
     if report["blas_environment"]:
         values = ", ".join(f"{name}={value}" for name, value in report["blas_environment"].items())
         rows.append(("note", f"{values} is set, which may make numpy slower than the machine, and the share of matmul too large"))

@@ -64,6 +64,7 @@ class Engine(AsyncCalls):
         where ON means model; else float32
     deterministic: on CUDA, a request's logits are the same to the bit alone, in any batch, in any chunks and after a preemption; steps take
         longer. The CPU's always are
+    gemm_config: on CUDA, a file of `gpt_gemm`'s with the algorithms of matrix products; info.warnings says why where it is not used
     seed: of requests that bring none, in [0, 2**64); None = fresh entropy for each
     isa: for tests: the CPU kernels, "auto" (the best this machine runs), "generic", "avx2" or "avx512"
 
@@ -107,6 +108,7 @@ class Engine(AsyncCalls):
         attention: str | None = None,
         unfused_scores: str | None = None,
         deterministic: bool = False,
+        gemm_config: str | os.PathLike[str] | None = None,
         seed: int | None = None,
         isa: str = "auto",
         tensor_parallel_size: int = 1,
@@ -142,6 +144,7 @@ class Engine(AsyncCalls):
                 programmatic_launch=programmatic_launch,
                 attention=environment.attention() if attention is None else attention,
                 unfused_scores=environment.unfused_scores() if unfused_scores is None else unfused_scores,
+                gemm_config="" if gemm_config is None else os.fspath(gemm_config),
                 on_layer_loaded=tell,
                 seed=seed,
                 tensor_parallel_size=tensor_parallel_size,

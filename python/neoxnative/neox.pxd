@@ -50,7 +50,7 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
         int32_t length
 
     cdef cppclass EngineConfig:
-        string model, load_format, model_config, dtype, device, kv_cache_dtype, isa, attention, unfused_scores
+        string model, load_format, model_config, dtype, device, kv_cache_dtype, isa, attention, unfused_scores, gemm_config
         int64_t kv_cache_memory
         int32_t block_size, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads, max_logprobs
         bool enable_prefix_caching, programmatic_launch, deterministic
@@ -126,6 +126,7 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
         int64_t tokens_computed, tokens_cached, tokens_generated
         int32_t blocks_used, blocks_total
         double planning_seconds, running_seconds
+        int32_t gemm_hits, gemm_misses
 
     cdef struct EngineInfo:
         string model, load_format, device, device_detail, dtype, kv_cache_dtype, hidden_act
@@ -135,7 +136,7 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
         int64_t parameters, weight_bytes, kv_cache_bytes
         int32_t block_size, num_blocks, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads
         int32_t rank, world_size, tensor_parallel_size, pipeline_parallel_size, first_layer, last_layer
-        string ranks
+        string ranks, gemm_config
         vector[int32_t] eos_token_ids
         vector[string] warnings
         vector[TaskInfo] tasks

@@ -128,6 +128,7 @@ class Stats:
     tokens_computed: positions that went through the model; tokens_cached: prompt positions that the prefix cache spared
     blocks_used, blocks_total: pages of the KV cache with an owner, and in all
     planning_seconds, running_seconds: of steps, on the host and in the model
+    gemm_hits, gemm_misses: matrix products, by shape and rows, with a choice of Engine's gemm_config, and without
     """
 
     requests: int
@@ -143,6 +144,8 @@ class Stats:
     blocks_total: int
     planning_seconds: float
     running_seconds: float
+    gemm_hits: int
+    gemm_misses: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +200,7 @@ class EngineInfo:
     first_layer: int
     last_layer: int
     ranks: str
+    gemm_config: str
     eos_token_ids: list[int]
     warnings: list[str]
     tasks: list[TaskInfo]

@@ -79,6 +79,9 @@ struct EngineConfig {
   std::string unfused_scores = "float32";
   // On CUDA: a request's logits are the same to the bit alone, in any batch, in any chunks and after a preemption. The CPU's always are.
   bool deterministic = false;
+  // A file of gpt_gemm's, for CUDA: the algorithms of matrix products; empty = cuBLASLt's own choices, and so with a warning where the file
+  // is missing, broken, or made on another GPU, driver or cuBLASLt.
+  std::string gemm_config;
   // Told while the model loads how many layers are there, and how many will be. What it throws ends the loading.
   std::function<void(int32_t done, int32_t layers)> on_layer_loaded;
   PromptLearning prompt_learning;  // what requests may name as their task
@@ -177,6 +180,7 @@ struct Stats {
   int64_t tokens_computed = 0, tokens_cached = 0, tokens_generated = 0;  // cached: prompt tokens that the prefix cache spared
   int32_t blocks_used = 0, blocks_total = 0;                             // pages with an owner
   double planning_seconds = 0, running_seconds = 0;                      // of steps: on the host, and in the executor
+  int32_t gemm_hits = 0, gemm_misses = 0;  // products, by shape and rows, with a choice of gemm_config, and without
 };
 
 struct TaskInfo {
@@ -194,7 +198,8 @@ struct EngineInfo {
   int64_t parameters, weight_bytes, kv_cache_bytes;
   int32_t block_size, num_blocks, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads;
   int32_t rank, world_size, tensor_parallel_size, pipeline_parallel_size, first_layer, last_layer;  // layers [first, last) are this rank's
-  std::string ranks;  // "one rank", "threads", or the MPI library
+  std::string ranks;        // "one rank", "threads", or the MPI library
+  std::string gemm_config;  // "none", or the file, how many choices it has, and how many products of recorded steps take one
   std::vector<int32_t> eos_token_ids;
   std::vector<std::string> warnings;
   std::vector<TaskInfo> tasks;
