@@ -112,7 +112,7 @@ void run(const std::string& ini_file, int world) {
         read_prompt_learning(ini_file, job.model_name, model_folder(job.engine.model, job.engine.tensor_parallel_size));
   const Environment environment;
   environment.apply(job.engine);
-  if (fs::exists("gemm_config.in")) job.notes.push_back("gemm_config.in is here, but this version does not use it");
+  if (fs::exists("gemm_config.in")) job.engine.gemm_config = "gemm_config.in";  // of gpt_gemm, in the working directory
 
   const std::unique_ptr<Engine> engine = load(ini, job, input);
   if (engine->info().rank != 0) {

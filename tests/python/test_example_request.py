@@ -187,6 +187,11 @@ def test_variables_of_cudas_attention_choose_nothing_on_a_cpu_and_it_is_said_onc
     assert job.out() == rows
 
 
-def test_a_gemm_config_in_the_current_folder_is_mentioned(job):
+def test_a_gemm_config_in_the_current_folder_is_for_cuda_and_a_cpu_says_so(job):
+    without = job.succeeds()
+    rows = job.out()
     job.file("gemm_config.in", "a header\n")
-    assert "[INFO] gemm_config.in is here" in job.succeeds().stdout
+    done = job.succeeds()
+    assert "gemm_config" not in without.stderr
+    assert "gemm_config is not used" in done.stderr
+    assert job.out() == rows
