@@ -119,7 +119,8 @@ TEST(Checkpoint, OfAFolderWithoutWeightsSaysWhatIsLookedFor) {
     FAIL() << "an empty folder";
   } catch (const Error& e) {
     EXPECT_EQ(e.kind, ErrorKind::not_found);
-    for (const char* form : {"model.safetensors", "pytorch_model.bin", ".index.json", "layer_*-model_*-model_states.pt", "latest"})
+    for (const char* form :
+         {"model.safetensors", "pytorch_model.bin", ".index.json", "layer_*-model_*-model_states.pt", "latest", "config.ini"})
       EXPECT_NE(std::string(e.what()).find(form), std::string::npos) << form << " in " << e.what();
   }
 }

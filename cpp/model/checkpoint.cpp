@@ -23,9 +23,8 @@ std::string detect(const std::string& folder) {
   if (has_weights(folder, kTorch)) return "pt";
   if (!training_step(folder).empty()) return "eleutherai";
   fail(ErrorKind::not_found, folder, " has no weights: expected ", kSafetensors, " or ", kTorch,
-       ", or the index of one of them (.index.json) and its shards, or layer_*-model_*-model_states.pt, beside a file 'latest' or in a "
-       "folder "
-       "that it names");
+       ", or the index of one of them (.index.json) and its shards; or layer_*-model_*-model_states.pt, here, in the folder that a file ",
+       "'latest' names or in the only global_step folder; or FasterTransformer's config.ini and model.*.bin");
 }
 
 std::unique_ptr<StoredCheckpoint> open_folder(const std::string& folder, const std::string& load_format, const ModelConfig* config) {
