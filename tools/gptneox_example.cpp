@@ -43,6 +43,7 @@ void report(const EngineInfo& info, const Environment& environment) {
   if (moot) note("FMHA_ENABLE and CONTEXT_ATTENTION_BMM1_HALF_ACCUM choose CUDA's attention: the CPU has one, and uses it");
   for (const std::string& warning : info.warnings)
     if (!moot || !warning.starts_with("attention is 'unfused'")) warn(warning);
+  if (info.gemm_config != "none") note(info.gemm_config);
 }
 
 /// A folder with a config.json alone, for random weights; it goes with the object.
@@ -108,7 +109,7 @@ void run(const std::string& ini_file, int world) {
   const Input input = read_input(job);
   const Environment environment;
   environment.apply(job.engine);
-  if (fs::exists("gemm_config.in")) job.notes.push_back("gemm_config.in is here, but this version does not use it");
+  if (fs::exists("gemm_config.in")) job.engine.gemm_config = "gemm_config.in";
 
   const std::unique_ptr<Engine> engine = load(ini, job, input);
   if (engine->info().rank != 0) {
