@@ -96,6 +96,7 @@ def make_engine(args: argparse.Namespace, comm: Any) -> Engine:
         enable_prefix_caching=False,  # or what --time measures would find the prompts' pages
         tensor_parallel_size=args.tensor_para_size,
         pipeline_parallel_size=args.pipeline_para_size,
+        gemm_config="gemm_config.in" if Path("gemm_config.in").exists() else None,
         comm=comm,
     )
 

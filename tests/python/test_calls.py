@@ -190,6 +190,17 @@ def test_on_a_cpu_the_environment_chooses_no_attention_which_is_logged_once(name
     ]
 
 
+def test_on_a_cpu_a_gemm_config_chooses_nothing_which_one_warning_tells(tmp_path):
+    plain = Engine(device="cpu", kv_cache_memory=2**24)
+    greedy = SamplingParams(max_tokens=8, temperature=0)
+    for path in (tmp_path / "gemm_config.in", str(tmp_path)):  # it is not even read
+        engine = Engine(device="cpu", kv_cache_memory=2**24, gemm_config=path)
+        assert ["gemm_config is not used" in w and "the CPU has one way" in w for w in engine.info.warnings] == [True]
+        assert engine.info.gemm_config == plain.info.gemm_config == "none"
+        assert engine.generate("It was", greedy)[0].outputs == plain.generate("It was", greedy)[0].outputs
+        assert engine.stats().gemm_hits == engine.stats().gemm_misses == 0
+
+
 @pytest.mark.parametrize("options", ({"attention": "flash"}, {"unfused_scores": "float16"}))
 def test_an_attention_that_is_not_known_is_refused_by_name(options):
     name, value = next(iter(options.items()))

@@ -233,3 +233,23 @@ def test_beams_and_edits_give_the_hypotheses_and_tokens_of_the_cpu(folder_of):
                 assert mine.token_logprobs == pytest.approx(theirs.token_logprobs, abs=1e-4)
                 if theirs.score is not None:
                     assert mine.score == pytest.approx(theirs.score, abs=1e-4)
+
+
+def test_a_gemm_config_of_another_machine_is_not_used(tmp_path, folder_of):
+    file = tmp_path / "gemm_config.in"
+    line = "8 1 2 16 0 ### 1 96 8 32 0 0 20 1 0 0 0 0 0 0 0.01\n"
+    digest = 0xCBF29CE484222325
+    for byte in line.encode():
+        digest = (digest ^ byte) * 0x100000001B3 % 2**64
+    file.write_text(f"neoxnative gemm_config 1; gpu=Another; driver=1.0; cublaslt=1; digest={digest:016x}\n{line}")
+    model = folder_of(TINY)
+    prompts = [[1, 2, 3]] * 20
+    plain, engine = open_engine(model), open_engine(model, gemm_config=file)
+    assert ["expected choices made on this machine" in warning for warning in engine.info.warnings] == [True]
+    assert engine.info.gemm_config == "none"
+    for output, expected in zip(engine.generate(prompts, GREEDY), plain.generate(prompts, GREEDY)):
+        assert bits_of(output) == bits_of(expected)
+    missing = open_engine(model, gemm_config=tmp_path / "missing")
+    assert ["no such file" in warning for warning in missing.info.warnings] == [True]
+    deterministic = open_engine(model, gemm_config=file, deterministic=True)
+    assert ["deterministic" in warning for warning in deterministic.info.warnings] == [True]
