@@ -15,6 +15,7 @@
 #include "base/ini.h"
 #include "example_batch.h"
 #include "example_job.h"
+#include "model/ft_config.h"
 #include "neox/engine.h"
 
 namespace neox {
@@ -43,7 +44,6 @@ void report(const EngineInfo& info, const Environment& environment) {
   if (moot) note("FMHA_ENABLE and CONTEXT_ATTENTION_BMM1_HALF_ACCUM choose CUDA's attention: the CPU has one, and uses it");
   for (const std::string& warning : info.warnings)
     if (!moot || !warning.starts_with("attention is 'unfused'")) warn(warning);
-  if (info.gemm_config != "none") note(info.gemm_config);
 }
 
 /// A folder with a config.json alone, for random weights; it goes with the object.
@@ -107,9 +107,12 @@ void run(const std::string& ini_file, int world) {
   const Ini ini = Ini::read(ini_file);
   Job job = read_job(ini, world);
   const Input input = read_input(job);
+  if (job.prompt_type != 0)
+    job.engine.prompt_learning =
+        read_prompt_learning(ini_file, job.model_name, model_folder(job.engine.model, job.engine.tensor_parallel_size));
   const Environment environment;
   environment.apply(job.engine);
-  if (fs::exists("gemm_config.in")) job.engine.gemm_config = "gemm_config.in";
+  if (fs::exists("gemm_config.in")) job.engine.gemm_config = "gemm_config.in";  // of gpt_gemm, in the working directory
 
   const std::unique_ptr<Engine> engine = load(ini, job, input);
   if (engine->info().rank != 0) {
