@@ -93,12 +93,12 @@ def small(args: argparse.Namespace) -> None:
     engine = open_engine(model, file)
     print(engine.info.gemm_config)
     got = results(engine)
-    stats = engine.stats()
+    stats = engine.stats
     print(f"logits differ by {error_of(got[1], expected[1]):.1e}; {stats.gemm_hits} products with a choice, {stats.gemm_misses} without")
     assert not any("gemm_config" in warning for warning in engine.info.warnings), engine.info.warnings
     assert error_of(got[1], expected[1]) < ERROR
     assert stats.gemm_hits > 0 and stats.gemm_misses == 0, "no step has more rows than the file"
-    assert plain.stats().gemm_hits == plain.stats().gemm_misses == 0
+    assert plain.stats.gemm_hits == plain.stats.gemm_misses == 0
     gpt_gemm(args, args.folder / "small", "2 1 4 16 64 4096 5000 2 1 1")
     kinds = {line[4] for line in lines_of(file)}
     assert kinds == {"1", "2"}, kinds
@@ -148,7 +148,7 @@ def check_refused_lines(args: argparse.Namespace, model: Path, header: str, body
             edited += " ".join(words) + "\n"
         file.write_text(re.sub("digest=[0-9a-f]+", f"digest={digest(edited)}", header) + "\n" + edited)
         engine = open_engine(model, file)
-        error, stats = error_of(results(engine)[1], expected), engine.stats()
+        error, stats = error_of(results(engine)[1], expected), engine.stats
         print(f"{name} {value} in all lines: {stats.gemm_hits} accepted, {stats.gemm_misses} refused, logits differ by {error:.1e}")
         assert error < ERROR
         assert stats.gemm_misses > 0 or name not in ("algoId", "tile")
@@ -169,7 +169,7 @@ def speed(args: argparse.Namespace) -> None:
     print(engines["with"].info.gemm_config, flush=True)
     print(f"{'batch x prompt':>15}{'first token':>34}{'a token':>34}   ms without, with, and how many times as fast")
     worst = min(compare(engines, batch, length, args) for batch, length in cells)
-    stats = engines["with"].stats()
+    stats = engines["with"].stats
     print(f"{stats.gemm_hits} products with a choice, {stats.gemm_misses} without; worst cell: {worst:.3f} times as fast as without")
     assert worst >= 0.99
 
