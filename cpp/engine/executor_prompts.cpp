@@ -21,7 +21,8 @@ void Executor::load_tables(const PromptLearning& prompts) {
 }
 
 void Executor::load_prefixes(const PromptLearning& prompts) {
-  auto table = BlockPool(num_blocks_, limits_.block_size, false).pin(prefixes_of(prompts)).begin();  // the pages that a Scheduler pins
+  const auto tables = BlockPool(num_blocks_, limits_.block_size, false).pin(prefixes_of(prompts));  // of the pages that a Scheduler pins
+  auto table = tables.begin();
   for (const PromptTask& task : prompts.tasks)
     if (task.type == PromptType::prefix && task.length > 0) write_prefix(task, *table++);
 }
