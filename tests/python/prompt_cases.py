@@ -9,7 +9,7 @@ import models
 from models import Model
 
 MODELS = (
-    Model(seed=31, layers=4, heads=4, head_dim=20, intermediate=150, max_positions=192),
+    Model(seed=31, layers=4, heads=4, head_dim=24, intermediate=150, max_positions=192),
     Model(seed=32, layers=3, heads=2, head_dim=32, max_positions=192, parallel_residual=False, rotary_pct=0.5),
 )
 NEW_TOKENS = 20

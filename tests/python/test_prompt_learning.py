@@ -249,9 +249,9 @@ BAD_PROMPTS = [
     ({}, "the prompt is empty"),
     (
         {"prompt_token_ids": IDS, "prompt_embeds": np.zeros((2, MODEL.hidden + 1), np.float32)},
-        r"has shape \[2, 81\], expected \[rows, 80\]",
+        r"has shape \[2, 97\], expected \[rows, 96\]",
     ),
-    ({"prompt_token_ids": IDS, "prompt_embeds": np.zeros(MODEL.hidden, np.float32)}, r"has shape \[80\], expected \[rows, 80\]"),
+    ({"prompt_token_ids": IDS, "prompt_embeds": np.zeros(MODEL.hidden, np.float32)}, r"has shape \[96\], expected \[rows, 96\]"),
     ({"prompt_token_ids": IDS, "prompt_embeds": np.zeros((2, MODEL.hidden), int)}, "prompt_embeds holds int64, expected floating-point"),
     ({"prompt_token_ids": IDS, "prompt_embeds": np.full((3, MODEL.hidden), np.nan)}, "prompt_embeds holds nan in row 0, column 0"),
     ({"prompt_token_ids": IDS, "embeds": 1}, "the prompt has embeds, expected prompt, prompt_token_ids, prompt_embeds, task"),
@@ -281,15 +281,15 @@ def test_what_a_prompt_has_wrong_is_named_and_others_go_on(folder_of):
 BAD_TASKS = [
     (
         {"a": np.zeros((3, 4))},
-        r"prompt_learning\['a'\] has shape \[3, 4\]|the tuning prompt of task 'a' has 12 numbers, expected 80 for each",
+        r"prompt_learning\['a'\] has shape \[3, 4\]|the tuning prompt of task 'a' has 12 numbers, expected 96 for each",
     ),
     ({"a": np.zeros((3, 4, 5))}, r"has shape \[3, 4, 5\], expected \[layers, 2, heads, length, head_dim\]"),
-    ({"a": np.zeros((2, 4, 4, 6, 20))}, r"has shape \[2, 4, 4, 6, 20\], expected \[4, 2, 4, length, 20\]"),
-    ({"a": np.zeros((4, 2, 4, 6, 21))}, "the prefix prompt of task 'a' has 4032 numbers, expected 640 for each of at most"),
-    ({"a": np.full((2, 80), np.inf)}, "the tuning prompt of task 'a' holds NaN or infinity"),
-    ({"a": np.zeros((2, 80), int)}, r"prompt_learning\['a'\] holds int64, expected floating-point numbers"),
-    ({"": np.zeros((2, 80))}, "a task of prompt_learning has no name"),
-    ({"a": np.zeros((4, 2, 4, 192, 20))}, "has 192 virtual tokens, expected fewer than max_model_len 192"),
+    ({"a": np.zeros((2, 4, 4, 6, 24))}, r"has shape \[2, 4, 4, 6, 24\], expected \[4, 2, 4, length, 24\]"),
+    ({"a": np.zeros((4, 2, 4, 6, 21))}, "the prefix prompt of task 'a' has 4032 numbers, expected 768 for each of at most"),
+    ({"a": np.full((2, 96), np.inf)}, "the tuning prompt of task 'a' holds NaN or infinity"),
+    ({"a": np.zeros((2, 96), int)}, r"prompt_learning\['a'\] holds int64, expected floating-point numbers"),
+    ({"": np.zeros((2, 96))}, "a task of prompt_learning has no name"),
+    ({"a": np.zeros((4, 2, 4, 192, 24))}, "has 192 virtual tokens, expected fewer than max_model_len 192"),
 ]
 
 
@@ -312,7 +312,7 @@ def test_files_that_are_missing_or_of_another_size_are_named(folder_of, tmp_path
     file = tmp_path / "model.prefix_prompt.long.weight.1.bin"
     file.write_bytes(file.read_bytes()[:-4])
     with pytest.raises(
-        ValueError, match=r"long\.weight\.1\.bin has 47356 bytes, expected 47360: 37 virtual tokens of task 'long' in float32"
+        ValueError, match=r"long\.weight\.1\.bin has 56828 bytes, expected 56832: 37 virtual tokens of task 'long' in float32"
     ):
         Engine(folder_of(MODEL), device="cpu", prompt_learning=tmp_path)
     (tmp_path / "model.prefix_prompt.short.weight.0.bin").unlink()
