@@ -43,15 +43,8 @@ def _sampling(body: CompletionBody) -> SamplingParams:
             raise ValueError(f"best_of is {best_of}, expected n = {n} or more")
         if best_of > n and (body.stream or body.beam_width not in (None, 1)):
             raise ValueError(f"best_of is {best_of} with {'stream' if body.stream else 'beam_width'}, expected n = {n}, or to leave it out")
-    logprobs = body.logprobs
-    if best_of is not None and best_of > n and logprobs is None:
-        logprobs = 0
-    return body.sampling(
-        max_tokens=body.max_tokens,
-        n=n if best_of is None else best_of,
-        logprobs=logprobs,
-        prompt_logprobs=body.logprobs if body.echo else None,
-    )
+    echoed = body.logprobs if body.echo else None
+    return body.sampling(max_tokens=body.max_tokens, n=n if best_of is None else best_of, logprobs=body.logprobs, prompt_logprobs=echoed)
 
 
 class _Answer:
