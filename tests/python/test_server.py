@@ -295,6 +295,24 @@ def test_a_failed_engine_answers_500_then_503_and_nothing_hangs(folder_of, monke
     assert health.status_code == after.status_code == 503 and "device is gone" in after.json()["error"]["message"]
 
 
+def test_a_learned_prompt_is_named_by_its_task(folder_of, tmp_path):
+    import prompt_cases
+    from test_prompt_learning import write_ft_files
+
+    model = prompt_cases.MODELS[0]
+    tasks = {name: prompt_cases.tasks(model)[name] for name in ("short", "none", "long")}
+    write_ft_files(tmp_path, 2, tasks, 1, "fp32")
+    engine = Engine(folder_of(model), prompt_learning=tasks)
+    how = {"max_tokens": 6, "temperature": 0, "ignore_eos": True}
+    with Server(folder_of(model), "--prompt-learning", str(tmp_path)) as running:
+        for task in tasks:
+            wanted = engine.generate({"prompt_token_ids": [1, 2, 3], "task": task}, SamplingParams(**how))[0].outputs[0].token_ids
+            choice = asyncio.run(post(running.port, "/v1/completions", {"prompt": [1, 2, 3], "task": task, **how})).json()["choices"][0]
+            assert choice["token_ids"] == wanted
+        lost = asyncio.run(post(running.port, "/v1/completions", {"prompt": [1, 2, 3], "task": "lost"}))
+        assert lost.status == 400 and lost.json()["error"]["param"] == "task"
+
+
 @pytest.mark.parametrize("how", ["threads", "mpi"])
 def test_several_ranks_serve_the_same_text(how, folder_of):
     import mpi

@@ -111,6 +111,7 @@ class GenerationBody(Body):
     early_stopping: bool | Literal["never"] | None = None
     beam_search_diversity_rate: float | None = None
     logprobs_mode: Literal["raw", "processed"] | None = None
+    task: str | None = None
     timeout: float | None = Field(None, gt=0)
     return_token_ids: bool = False
 

@@ -105,7 +105,8 @@ class Service:
             self.check_alive()
             held.enter_context(self.gate.enter(len(prompts) * max(params.n, params.beam_width)))
             watch = Watch(self.metrics)
-            calls = self.engine.driver.open([(prompt, params) for prompt in prompts], whole=not body.stream, watch=watch)
+            pairs = [(prompt._replace(task=body.task or ""), params) for prompt in prompts]
+            calls = self.engine.driver.open(pairs, whole=not body.stream, watch=watch)
             held.callback(calls.close)
             watch.submitted(calls.requests)
         return calls
