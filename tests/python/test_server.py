@@ -299,7 +299,7 @@ def test_a_learned_prompt_is_named_by_its_task(folder_of, tmp_path):
     import prompt_cases
     from test_prompt_learning import write_ft_files
 
-    model = prompt_cases.MODELS[0]
+    model = prompt_cases.MODELS[1]
     tasks = {name: prompt_cases.tasks(model)[name] for name in ("short", "none", "long")}
     write_ft_files(tmp_path, 2, tasks, 1, "fp32")
     engine = Engine(folder_of(model), prompt_learning=tasks)

@@ -14,7 +14,7 @@ from ..driver import Calls
 from ..outputs import CompletionOutput, Delta, RequestOutput
 from ..params import SamplingParams
 from .protocol import CompletionBody
-from .service import Service, new_id, raise_failed, usage
+from .service import Service, ended, new_id, raise_failed, usage
 from .streaming import EventStream, event, in_time, unless_left
 from .texts import CompletionLogprobs, Entries
 
@@ -28,11 +28,12 @@ async def complete(service: Service, body: CompletionBody, receive: Receive) -> 
         params = _sampling(body)
         prompts = [await service.read(prompt, add_special_tokens=body.add_special_tokens) for prompt in body.prompt]
     with ExitStack() as held:
-        answer = _Answer(service, body, service.submit(held, body, prompts, params))
+        calls = service.submit(held, body, prompts, params)
+        answer = _Answer(service, body, calls)
         if body.stream:
             return EventStream(answer.events(), held.pop_all(), deadline)
         async with in_time(deadline):
-            await unless_left(receive, answer.wait())
+            await unless_left(receive, ended(calls))
         return JSONResponse(answer.whole())
 
 
@@ -60,11 +61,6 @@ class _Answer:
             "created": int(time.time()),
             "model": body.model or service.names[0],
         }
-
-    async def wait(self) -> None:
-        async for _ in self._calls:
-            pass
-        raise_failed(self._calls)
 
     def whole(self) -> dict[str, Any]:
         outputs = [request.output for request in self._calls.requests]

@@ -120,6 +120,16 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
     return {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": prompt_tokens + completion_tokens}
 
 
+async def ended(calls: Calls) -> None:
+    """Waits for all of a call's requests; ApiError for the first that failed, or for all where the engine has."""
+    try:
+        async for _ in calls:
+            pass
+    except Exception as error:
+        raise of_request(error) from error
+    raise_failed(calls)
+
+
 def raise_failed(calls: Calls) -> None:
     """The first error of a call's requests that have ended."""
     for request in calls.requests:
