@@ -82,7 +82,7 @@ def main():
     command = [sys.executable, "-c", DIRECT, args.config, json.dumps(options)]
     direct = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert direct.stdout.readline() == "ready\n"
-    flags = ["--load-format", "dummy", "--dtype", args.dtype, "--no-enable-prefix-caching"]
+    flags = ["--load-format", "dummy", "--dtype", args.dtype, "--no-enable-prefix-caching", "--request-timeout", "0"]
     ways = {"engine": [], "http": [], "streaming": []}  # of each round (seconds, processor seconds)
     with Server(args.config, *flags) as server:
         for number in range(args.rounds + 1):  # the first one, short, warms up

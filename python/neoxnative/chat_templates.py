@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .tokenizer import Tokenizer
+from .tokenizer import AnyTokenizer
 
 # Models of these families have no template in their tokenizer's files; their cards tell the form in prose. Each is a template and what ends
 # an answer besides EOS. A system message stands where the family has a place for it, else before the first turn.
@@ -74,7 +74,7 @@ class ChatTemplate:
         except jinja2.TemplateSyntaxError as error:
             raise ValueError(f"the chat template is not jinja: {error.message} in line {error.lineno}") from None
 
-    def stops(self, tokenizer: Tokenizer) -> tuple[list[str], list[int]]:
+    def stops(self, tokenizer: AnyTokenizer) -> tuple[list[str], list[int]]:
         """`stop` as strings, and as ids where one is a token of its own that has no text."""
         ids = [tokenizer.special_id(text) for text in self.stop]
         return [text for text, token in zip(self.stop, ids) if token is None], [token for token in ids if token is not None]

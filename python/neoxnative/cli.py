@@ -213,7 +213,7 @@ def _add_options(
         if default is not None and default != ():
             text += f" (default: {default})"
         kinds = get_args(hints[name]) or (hints[name],)
-        if any(get_origin(kind) is Mapping for kind in kinds):
+        if any(get_origin(kind) is Mapping for kind in kinds) and str not in kinds:
             group.add_argument(flag, type=_pair, action=_AddPair, metavar="ID=X", help=text + " (may be repeated)")
             continue
         many = next((kind for kind in (hints[name], *kinds) if get_origin(kind) is Sequence), None)

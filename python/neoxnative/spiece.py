@@ -31,9 +31,15 @@ class SentencePieceTokenizer:
         """One past the highest id."""
         return int(self._model.vocab_size())
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text` as a prompt: no EOS behind it, and BOS in front only where the config asks for it."""
-        return [*self._prefix, *self._model.encode(text.lower() if self._lower else text)]
+        prefix = self._prefix if add_special_tokens else []
+        return [*prefix, *self._model.encode(text.lower() if self._lower else text)]
+
+    def special_id(self, text: str) -> int | None:
+        """The id of a control token, None where `text` is none."""
+        token_id = int(self._model.piece_to_id(text))
+        return token_id if self._model.is_control(token_id) else None
 
     def decode(self, token_ids: list[int]) -> str:
         """Text of `token_ids`, control tokens left out."""

@@ -269,6 +269,50 @@ def test_a_conversation_needs_a_template_and_ids_no_tokenizer(folder_of):
         assert json.loads(asyncio.run(get(running.port, "/v1/models")).body)["data"][0]["id"] == "tiny"
 
 
+def test_a_failed_engine_answers_500_then_503_and_nothing_hangs(folder_of, monkeypatch):
+    httpx = pytest.importorskip("httpx")
+    from models import Model
+    from neoxnative.server.app import create_app
+
+    engine = Engine(folder_of(Model()))
+
+    def broken(queue):
+        raise RuntimeError("the device is gone")
+
+    async def run():
+        transport = httpx.ASGITransport(create_app(engine, model="tiny"))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            asks = [client.post("/v1/completions", json={"prompt": [1, 2], "stream": stream}) for stream in (False, True)]
+            before = await client.get("/health")
+            monkeypatch.setattr(engine, "_next", broken)
+            answers = await asyncio.gather(*asks)
+            return before, answers, await client.get("/health"), await client.post("/v1/completions", json={"prompt": [1]})
+
+    before, (whole, streamed), health, after = asyncio.run(run())
+    assert before.status_code == 200
+    assert whole.status_code == 500 and "device is gone" in whole.json()["error"]["message"]
+    assert "device is gone" in streamed.text
+    assert health.status_code == after.status_code == 503 and "device is gone" in after.json()["error"]["message"]
+
+
+def test_a_learned_prompt_is_named_by_its_task(folder_of, tmp_path):
+    import prompt_cases
+    from test_prompt_learning import write_ft_files
+
+    model = prompt_cases.MODELS[1]
+    tasks = {name: prompt_cases.tasks(model)[name] for name in ("short", "none", "long")}
+    write_ft_files(tmp_path, 2, tasks, 1, "fp32")
+    engine = Engine(folder_of(model), prompt_learning=tasks)
+    how = {"max_tokens": 6, "temperature": 0, "ignore_eos": True}
+    with Server(folder_of(model), "--prompt-learning", str(tmp_path)) as running:
+        for task in tasks:
+            wanted = engine.generate({"prompt_token_ids": [1, 2, 3], "task": task}, SamplingParams(**how))[0].outputs[0].token_ids
+            choice = asyncio.run(post(running.port, "/v1/completions", {"prompt": [1, 2, 3], "task": task, **how})).json()["choices"][0]
+            assert choice["token_ids"] == wanted
+        lost = asyncio.run(post(running.port, "/v1/completions", {"prompt": [1, 2, 3], "task": "lost"}))
+        assert lost.status == 400 and lost.json()["error"]["param"] == "task"
+
+
 @pytest.mark.parametrize("how", ["threads", "mpi"])
 def test_several_ranks_serve_the_same_text(how, folder_of):
     import mpi

@@ -15,7 +15,7 @@ from ..outputs import CompletionOutput, Delta, Logprob
 from ..params import SamplingParams
 from ..prompts import TokenPrompt
 from .protocol import ChatBody
-from .service import Service, new_id, raise_failed, usage
+from .service import Service, ended, new_id, raise_failed, usage
 from .streaming import EventStream, event, in_time, unless_left
 from .texts import chat_logprobs
 
@@ -29,11 +29,12 @@ async def chat(service: Service, body: ChatBody, receive: Receive) -> Response:
     with service.naming_fields(body):
         params = _sampling(service, body, prompt)
     with ExitStack() as held:
-        answer = _Answer(service, body, service.submit(held, body, [prompt], params))
+        calls = service.submit(held, body, [prompt], params)
+        answer = _Answer(service, body, calls)
         if body.stream:
             return EventStream(answer.events(), held.pop_all(), deadline)
         async with in_time(deadline):
-            await unless_left(receive, answer.wait())
+            await unless_left(receive, ended(calls))
         return JSONResponse(answer.whole())
 
 
@@ -63,11 +64,6 @@ class _Answer:
         self._output = calls.requests[0].output
         self._id = new_id("chatcmpl")
         self._created = int(time.time())
-
-    async def wait(self) -> None:
-        async for _ in self._calls:
-            pass
-        raise_failed(self._calls)
 
     def whole(self) -> dict[str, Any]:
         choices = [self._choice(completion) for completion in self._output.outputs]

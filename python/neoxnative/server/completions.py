@@ -14,7 +14,7 @@ from ..driver import Calls
 from ..outputs import CompletionOutput, Delta, RequestOutput
 from ..params import SamplingParams
 from .protocol import CompletionBody
-from .service import Service, new_id, raise_failed, usage
+from .service import Service, ended, new_id, raise_failed, usage
 from .streaming import EventStream, event, in_time, unless_left
 from .texts import CompletionLogprobs, Entries
 
@@ -28,11 +28,12 @@ async def complete(service: Service, body: CompletionBody, receive: Receive) -> 
         params = _sampling(body)
         prompts = [await service.read(prompt, add_special_tokens=body.add_special_tokens) for prompt in body.prompt]
     with ExitStack() as held:
-        answer = _Answer(service, body, service.submit(held, body, prompts, params))
+        calls = service.submit(held, body, prompts, params)
+        answer = _Answer(service, body, calls)
         if body.stream:
             return EventStream(answer.events(), held.pop_all(), deadline)
         async with in_time(deadline):
-            await unless_left(receive, answer.wait())
+            await unless_left(receive, ended(calls))
         return JSONResponse(answer.whole())
 
 
@@ -43,15 +44,8 @@ def _sampling(body: CompletionBody) -> SamplingParams:
             raise ValueError(f"best_of is {best_of}, expected n = {n} or more")
         if best_of > n and (body.stream or body.beam_width not in (None, 1)):
             raise ValueError(f"best_of is {best_of} with {'stream' if body.stream else 'beam_width'}, expected n = {n}, or to leave it out")
-    logprobs = body.logprobs
-    if best_of is not None and best_of > n and logprobs is None:
-        logprobs = 0
-    return body.sampling(
-        max_tokens=body.max_tokens,
-        n=n if best_of is None else best_of,
-        logprobs=logprobs,
-        prompt_logprobs=body.logprobs if body.echo else None,
-    )
+    echoed = body.logprobs if body.echo else None
+    return body.sampling(max_tokens=body.max_tokens, n=n if best_of is None else best_of, logprobs=body.logprobs, prompt_logprobs=echoed)
 
 
 class _Answer:
@@ -67,11 +61,6 @@ class _Answer:
             "created": int(time.time()),
             "model": body.model or service.names[0],
         }
-
-    async def wait(self) -> None:
-        async for _ in self._calls:
-            pass
-        raise_failed(self._calls)
 
     def whole(self) -> dict[str, Any]:
         outputs = [request.output for request in self._calls.requests]

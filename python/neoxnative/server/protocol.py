@@ -26,7 +26,7 @@ _SAME_NAMES = (
     ("top_p", "min_p", "typical_p", "top_p_decay", "top_p_min", "top_p_reset_id", "repetition_penalty", "presence_penalty")
     + ("frequency_penalty", "no_repeat_ngram_size", "bad_words", "allowed_token_ids", "beam_width", "length_penalty", "early_stopping")
     + ("beam_search_diversity_rate", "temperature", "min_tokens", "stop", "stop_token_ids", "include_stop_str_in_output", "ignore_eos")
-    + ("seed", "n")
+    + ("seed", "n", "logprobs_mode")
 )
 
 
@@ -110,6 +110,8 @@ class GenerationBody(Body):
     length_penalty: float | None = None
     early_stopping: bool | Literal["never"] | None = None
     beam_search_diversity_rate: float | None = None
+    logprobs_mode: Literal["raw", "processed"] | None = None
+    task: str | None = None
     timeout: float | None = Field(None, gt=0)
     return_token_ids: bool = False
 

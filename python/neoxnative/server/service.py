@@ -105,7 +105,8 @@ class Service:
             self.check_alive()
             held.enter_context(self.gate.enter(len(prompts) * max(params.n, params.beam_width)))
             watch = Watch(self.metrics)
-            calls = self.engine.driver.open([(prompt, params) for prompt in prompts], whole=not body.stream, watch=watch)
+            pairs = [(prompt._replace(task=body.task or ""), params) for prompt in prompts]
+            calls = self.engine.driver.open(pairs, whole=not body.stream, watch=watch)
             held.callback(calls.close)
             watch.submitted(calls.requests)
         return calls
@@ -117,6 +118,16 @@ def new_id(kind: str) -> str:
 
 def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
     return {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": prompt_tokens + completion_tokens}
+
+
+async def ended(calls: Calls) -> None:
+    """Waits for all of a call's requests; ApiError for the first that failed, or for all where the engine has."""
+    try:
+        async for _ in calls:
+            pass
+    except Exception as error:
+        raise of_request(error) from error
+    raise_failed(calls)
 
 
 def raise_failed(calls: Calls) -> None:

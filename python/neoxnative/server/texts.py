@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..outputs import Logprob
-from ..tokenizer import Tokenizer
+from ..tokenizer import AnyTokenizer
 
 Entries = Sequence[dict[int, Logprob] | None]  # of each token: its own Logprob and the most probable ones'
 
@@ -15,7 +15,7 @@ Entries = Sequence[dict[int, Logprob] | None]  # of each token: its own Logprob 
 class TokenTexts:
     """What each token stands for. An engine without a tokenizer has none: ids stand for themselves."""
 
-    def __init__(self, tokenizer: Tokenizer | None) -> None:
+    def __init__(self, tokenizer: AnyTokenizer | None) -> None:
         self._tokenizer = tokenizer
         self._bytes = [] if tokenizer is None else tokenizer.bytes_table()
 
