@@ -130,7 +130,7 @@ def measure(
                 cell.calls.append((_call(engine, cell, 1, rng), _call(engine, cell, 1 + new_tokens, rng)))
     settings = {"new_tokens": new_tokens, "rounds": rounds, "matmul_of": limits.matmul_of}
     if engine.info.gemm_config != "none":
-        stats = engine.stats()
+        stats = engine.stats
         settings["gemm"] = {"hits": stats.gemm_hits, "misses": stats.gemm_misses}
     return _report(engine.info, measured, left_out, matmul, settings)
 

@@ -198,7 +198,7 @@ def test_on_a_cpu_a_gemm_config_chooses_nothing_which_one_warning_tells(tmp_path
         assert ["gemm_config is not used" in w and "the CPU has one way" in w for w in engine.info.warnings] == [True]
         assert engine.info.gemm_config == plain.info.gemm_config == "none"
         assert engine.generate("It was", greedy)[0].outputs == plain.generate("It was", greedy)[0].outputs
-        assert engine.stats().gemm_hits == engine.stats().gemm_misses == 0
+        assert engine.stats.gemm_hits == engine.stats.gemm_misses == 0
 
 
 @pytest.mark.parametrize("options", ({"attention": "flash"}, {"unfused_scores": "float16"}))
