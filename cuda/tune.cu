@@ -21,7 +21,10 @@ constexpr size_t kCold = size_t(256) << 20;  // bytes of weights between two use
 constexpr int kMostCopies = 128;             // smaller products than 2 MiB are of models that an L2 holds
 constexpr int kProposals = 40, kFinalists = 4;
 constexpr int kQuick = 3, kRounds = 11;  // replays: of a candidate, and of each finalist, taking turns
-constexpr double kWorthIt = 0.99;        // of the time without a choice: what is faster by less is noise
+// Of the time without a choice: what is faster by less is noise, or, with so many rows that operations are the limit, may well be slower
+// where the power that the card may draw is one too.
+constexpr int32_t kReadingRows = 256;
+constexpr double worth_it(int32_t rows) { return rows <= kReadingRows ? 0.99 : 0.95; }
 constexpr int kThreads = 256;
 
 /// sums: [2], |a - b|^2 and |b|^2
@@ -81,6 +84,7 @@ class LinearTuner final : public Tuner {
   double time(const Candidate& c);
   void time_by_turns(std::vector<Candidate>& candidates);
   void use(const GemmKey& key, const GemmChoice& choice);
+  void use(const TuneCall& c, int32_t rows, const TunedCall& tuned);
   void clear_out() { check(cudaMemsetAsync(out_.data(), 0, out_.bytes(), backend_.stream_), "clear memory"); }
   /// Whether the part's product is what reference_ holds.
   bool agrees(const TuneCall& c, size_t i, int32_t rows);
@@ -240,27 +244,37 @@ TunedPart LinearTuner::tune_part(const TuneCall& c, size_t i, int32_t rows) {
   if (found.size() > kFinalists + 1) found.erase(found.begin() + kFinalists + 1, found.end());
   time_by_turns(found);
   const auto best = std::min_element(found.begin(), found.end(), [](const Candidate& a, const Candidate& b) { return a.us < b.us; });
-  if (best->us >= kWorthIt * found[0].us) return {.library_us = found[0].us, .tuned_us = found[0].us, .choice = {}};
+  if (best->us >= worth_it(rows) * found[0].us) return {.library_us = found[0].us, .tuned_us = found[0].us, .choice = {}};
   return {.library_us = found[0].us, .tuned_us = best->us, .choice = best->choice};
 }
 
-/// Both parts as they are chosen, by cuBLASLt, and by the kernel for few rows, which then has to be beaten.
-void LinearTuner::tune_whole(const TuneCall& c, int32_t rows, TunedCall& tuned) {
+void LinearTuner::use(const TuneCall& c, int32_t rows, const TunedCall& tuned) {
   GemmConfig config;
   for (size_t i = 0; i < c.parts.size(); i++)
     config.lines[{.type = type_, .n = c.parts[i].n, .k = c.parts[i].k, .rows = rows}].choice = tuned.parts[i].choice;
   backend_.gemm_->use(std::move(config));
+}
+
+/// Both parts by cuBLASLt's own choices and as they are chosen, which has to be faster side by side as well; and by the kernel for few
+/// rows, which then has to be beaten.
+void LinearTuner::tune_whole(const TuneCall& c, int32_t rows, TunedCall& tuned) {
   const auto library = [&](std::initializer_list<LinearArgs> parts) { library_linear(parts, *backend_.gemm_, backend_.stream_); };
   const auto own = [&](std::initializer_list<LinearArgs> parts) { backend_.small_linear_->run(parts); };
+  TunedCall plain = tuned;
+  for (TunedPart& part : plain.parts) part.choice = {}, part.tuned_us = part.library_us;
   std::vector<Candidate> ways;
-  ways.push_back(recorded({}, bytes_of(c), [&](int copy) { with_call(c, rows, copy, library); }));
+  for (const TunedCall* way : {&plain, &tuned}) {
+    use(c, rows, *way);
+    ways.push_back(recorded({}, bytes_of(c), [&](int copy) { with_call(c, rows, copy, library); }));
+  }
   const auto taken = [](std::initializer_list<LinearArgs> parts) { return SmallLinear::takes(parts); };
   if (with_call(c, rows, 0, taken)) ways.push_back(recorded({}, bytes_of(c), [&](int copy) { with_call(c, rows, copy, own); }));
   time_by_turns(ways);
-  tuned.tuned_us = ways[0].us;
-  if (ways.size() == 1) return;
-  tuned.own_us = ways[1].us;
-  if (tuned.tuned_us >= kWorthIt * tuned.own_us)
+  if (ways[1].us >= worth_it(rows) * ways[0].us) tuned = plain;
+  tuned.tuned_us = std::min(ways[0].us, ways[1].us);
+  if (ways.size() == 2) return;
+  tuned.own_us = ways[2].us;
+  if (tuned.tuned_us >= worth_it(rows) * tuned.own_us)
     for (TunedPart& part : tuned.parts) part.choice = {.algorithm = GemmChoice::kOwn};
 }
 
