@@ -73,7 +73,7 @@ def assert_huggingfaces(outputs, which, goldens):
 
 @pytest.mark.parametrize("which", range(len(CASES)), ids=["parallel", "sequential"])
 @pytest.mark.parametrize("caching", [True, False])
-@pytest.mark.parametrize("pages", [35, None])
+@pytest.mark.parametrize("pages", [22, None])
 @pytest.mark.parametrize("tokens", [24, 256])
 @pytest.mark.parametrize("ahead", [False, True])
 def test_requests_of_all_kinds_in_one_batch_are_huggingfaces(folder_of, goldens, which, caching, pages, tokens, ahead):
@@ -87,7 +87,7 @@ def test_requests_of_all_kinds_in_one_batch_are_huggingfaces(folder_of, goldens,
 
 
 @pytest.mark.parametrize(("tp", "pp"), [(2, 1), (1, 2), (2, 2)])
-@pytest.mark.parametrize("pages", [35, None])
+@pytest.mark.parametrize("pages", [22, None])
 def test_requests_of_all_kinds_are_huggingfaces_on_any_grid_of_ranks(folder_of, goldens, tp, pp, pages):
     engine = open_engine(folder_of, 0, pages, ranks=tp * pp, tensor_parallel_size=tp, pipeline_parallel_size=pp)
     prompts, params = [case.prompt(MODEL) for case in CASES[0]], [params_of(case) for case in CASES[0]]
