@@ -66,7 +66,8 @@ def test_a_stop_string_may_begin_in_the_prompt_and_ends_in_the_output(demo, beam
     text = demo.generate(PROMPT, params)[0].outputs[0].text
     for before, after in ((1, 1), (5, 3), (len(PROMPT), 8)):
         stop = PROMPT[len(PROMPT) - before :] + text[:after]
-        search = {"beam_width": beam_width, "n": beam_width, "stop": [stop, "never this"]}
+        # Short hypotheses are the best, so that one which ended is among them.
+        search = {"beam_width": beam_width, "n": beam_width, "stop": [stop, "never this"], "length_penalty": -5.0}
         params = SamplingParams(max_tokens=30, temperature=0, ignore_eos=True, **search)
         ended = [made for made in demo.generate(PROMPT, params)[0].outputs if made.stop_reason == stop]
         assert "" in [made.text for made in ended]  # it may be there again later, in another hypothesis
