@@ -9,9 +9,12 @@ import pytest
 
 import beam_cases
 import models
+import prompt_cases
 import reference
 import test_batching
 import test_processors
+import test_prompt_learning
+from conftest import DATA
 from models import Model
 from neoxnative import Engine, SamplingParams, _core
 from test_batching import bits_of
@@ -172,6 +175,19 @@ def test_deterministic_gives_a_request_the_same_bits_alone_and_in_any_mix_chunke
         mixed = open_engine(folder, **options, **mix)
         assert [bits_of(output) for output in mixed.generate(prompts, params)] == alone, mix
         assert (mixed.stats.preemptions > 0) == ("kv_cache_memory" in mix)
+
+
+@pytest.mark.parametrize("which", range(2), ids=["parallel", "sequential"])
+@pytest.mark.parametrize("options", [{}, {"deterministic": True}, {"max_num_batched_tokens": 24, "record_steps": False}])
+def test_learned_prompts_of_all_kinds_in_one_batch_are_huggingfaces(folder_of, which, options):
+    model = prompt_cases.MODELS[which]
+    engine = open_engine(folder_of(model), prompt_learning=prompt_cases.tasks(model), **options)
+    with np.load(DATA / "prompts.npz") as file:
+        goldens = dict(file)
+    cases = prompt_cases.cases(model)
+    for _ in range(2):  # the second time from the prefix cache
+        outputs = engine.generate([case.prompt(model) for case in cases], [test_prompt_learning.params_of(case) for case in cases])
+        test_prompt_learning.assert_huggingfaces(outputs, which, goldens)
 
 
 BIG = Model(heads=4, head_dim=64, max_positions=2**14)  # its cache may grow beyond any GPU
