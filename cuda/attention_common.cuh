@@ -13,7 +13,6 @@ namespace neox::cuda::attn {
 
 constexpr int kUnit = 16;        // positions of one head that decode shares out; a page holds a whole number of them
 constexpr int kMaxShares = 512;  // CTAs of a decode kernel at most
-constexpr float kLog2e = 1.44269504f;
 
 /// One call, as kernels get it. Pages: [pages][heads][block][head_dim].
 struct Args {

@@ -10,11 +10,6 @@
 
 namespace neox::cuda::attn {
 
-__device__ inline float exp2_fast(float x) {  // 2 ulp; denormals become 0
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 __device__ inline uint32_t pack(float a, float b, __half) {
   const __half2 h = __floats2half2_rn(a, b);
   return reinterpret_cast<const uint32_t&>(h);
@@ -144,11 +139,11 @@ template <class T, int DP, int Tiles, int Warps, int Keys> struct Prefill {
         for (int j = 0; j < Keys / 8; j++) top = fmaxf(top, fmaxf(s[t][j][2 * i], s[t][j][2 * i + 1]));
         top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
         top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
-        const float f = exp2_fast((most[t][i] - top) * c), less = top * c;
+        const float f = exp2_of((most[t][i] - top) * c), less = top * c;
         float sum = 0;
 #pragma unroll
         for (int j = 0; j < Keys / 8; j++) {
-          s[t][j][2 * i] = exp2_fast(s[t][j][2 * i] * c - less), s[t][j][2 * i + 1] = exp2_fast(s[t][j][2 * i + 1] * c - less);
+          s[t][j][2 * i] = exp2_of(s[t][j][2 * i] * c - less), s[t][j][2 * i + 1] = exp2_of(s[t][j][2 * i + 1] * c - less);
           sum += s[t][j][2 * i] + s[t][j][2 * i + 1];
         }
         most[t][i] = top, weight[t][i] = weight[t][i] * f + sum;

@@ -24,6 +24,8 @@ __device__ inline void grid_launch() {  // the kernel after may start, once all 
   if constexpr (kHopper) asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
 
+constexpr float kLog2e = 1.44269504f;
+
 // The special function unit: within 2^-22 of the result; subnormal results become 0.
 
 __device__ inline float exp2_of(float x) {

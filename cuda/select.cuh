@@ -13,7 +13,6 @@ namespace neox::cuda {
 
 constexpr int kThreads = 1024;
 constexpr int kValueSteps = 24;  // bisections by value before those by bits, which end in 64
-constexpr float kLog2e = 1.44269504f;
 
 /// An id's place in the order: a greater key is more probable, ties go to the lower id. Never 0.
 using Key = uint64_t;

@@ -114,7 +114,7 @@ struct SampleRow {
   int32_t top_k = 0;      // 0 = all
   int32_t edit = -1;      // of Edits::rows, whose `row` is this one's; -1 = drawn from the logits as they are
   int32_t top_n = 0;      // most probable ids to report, up to SampleArgs::top_ld
-  int32_t processed = 0;  // 1: the log-prob asked is of a drawn id is that after edits and temperature, among those that may be drawn
+  int32_t processed = 0;  // 1: a drawn id's log-prob is that after edits and temperature, among those that may be drawn
 };
 enum SampleFlag : int32_t { kNonFinite = 1, kAllBanned = 2 };
 struct Sample {
