@@ -8,17 +8,20 @@ namespace neox {
 
 CudaBackend::CudaBackend(int device, const BackendConfig& config)
     : device_(device), unfused_(config.attention == "unfused"), f32_scores_(config.unfused_scores == "float32"),
-      deterministic_(config.deterministic) {
-  cuda::check(cudaSetDevice(device), "choose the device");
+      deterministic_(config.deterministic), custom_all_reduce_(config.custom_all_reduce) {
+  enter();
   cuda::check(cudaStreamCreateWithFlags(&stream_.handle, cudaStreamNonBlocking), "create a stream");
   stream_.early = config.programmatic_launch && cuda::kernels_can_wait();
-  staging_ = std::make_unique<cuda::Staging>(stream_);
+  staging_ = std::make_unique<cuda::Staging>(stream_, waits_);
   workspace_ = allocate(cuda::kWorkspaceBytes);
   gemm_ = std::make_unique<cuda::Gemm>(stream_, workspace_, deterministic_ ? cuda::Gemm::Plans::one_a_matrix : cuda::Gemm::Plans::fastest);
   small_linear_ = std::make_unique<cuda::SmallLinear>(stream_, workspace_, cuda::kWorkspaceBytes);
 }
 
+void CudaBackend::enter() const { cuda::check(cudaSetDevice(device_), "choose the device"); }
+
 CudaBackend::~CudaBackend() {
+  cudaSetDevice(device_);
   cudaStreamSynchronize(stream_);
   small_linear_.reset(), gemm_.reset(), staging_.reset();
   cudaFree(edited_), cudaFree(unfused_scratch_), cudaFree(attention_workspace_), cudaFree(workspace_);

@@ -7,6 +7,7 @@
 #include "gemm.h"
 #include "linear_small.h"
 #include "staging.h"
+#include "waits.h"
 
 namespace neox {
 namespace cuda {
@@ -37,6 +38,7 @@ class CudaBackend final : public Backend {
   Tensor pack(void* to, const Tensor& weight, DType dtype) override;
   Tensor pack_random(void* to, int64_t outputs, int64_t inputs, const RandomFill& values, DType dtype) override;
   size_t page_bytes(const KvPages& kv) const override;
+  std::unique_ptr<Communicator> connect(HostGroup& group, const std::vector<int>& members, Channel channel, DType wire) override;
   void reserve(const Bounds& bounds) override;
   void use_gemm_config(const std::string& path) override;
   GemmUse gemm_use() const override { return gemm_->use_so_far(); }
@@ -52,12 +54,15 @@ class CudaBackend final : public Backend {
 
  private:
   friend class cuda::LinearTuner;  // which runs linear's ways one by one
+  void enter() const;              // makes the GPU that of the calling thread, as CUDA's calls want it
   bool own_is_chosen(std::initializer_list<LinearArgs> parts);
 
   const int device_;
   const bool unfused_, f32_scores_;  // attention
   const bool deterministic_;         // one arithmetic for a row, whatever rows there are beside it
+  const bool custom_all_reduce_;
   cuda::Stream stream_;
+  cuda::Waits waits_;
   std::unique_ptr<cuda::Staging> staging_;
   std::unique_ptr<cuda::Gemm> gemm_;
   std::unique_ptr<cuda::SmallLinear> small_linear_;

@@ -8,7 +8,7 @@
 namespace neox {
 namespace cuda {
 
-Staging::Staging(cudaStream_t stream) : stream_(stream) {
+Staging::Staging(cudaStream_t stream, Waits& waits) : stream_(stream), waits_(waits) {
   check(cudaMallocHost(reinterpret_cast<void**>(&memory_), (2 + kGathers) * kBytes), "allocate pinned host memory");
   for (cudaEvent_t& e : sent_) check(cudaEventCreateWithFlags(&e, cudaEventDisableTiming), "create an event");
   for (size_t i = 0; i < gathers_.size(); i++) {
@@ -29,7 +29,7 @@ void Staging::upload(void* to, const void* from, size_t bytes) {
   for (size_t done = 0, n; done < bytes; done += n) {
     n = std::min(kBytes, bytes - done);
     char* half = memory_ + half_ * kBytes;
-    if (sending_[half_]) check(cudaEventSynchronize(sent_[half_]), "wait for an upload");
+    if (sending_[half_]) waits_.event(sent_[half_]);
     std::memcpy(half, static_cast<const char*>(from) + done, n);
     check(cudaMemcpyAsync(static_cast<char*>(to) + done, half, n, cudaMemcpyHostToDevice, stream_), "upload");
     check(cudaEventRecord(sent_[half_], stream_), "record an event");
@@ -69,13 +69,13 @@ void Staging::wait(uint64_t mark) {
 /// Whether there was anything to wait for.
 bool Staging::complete(Gather& g) {
   if (g.pending.empty()) return false;
-  check(cudaEventSynchronize(g.there), "run the enqueued work");
+  waits_.event(g.there);
   hand_over(g);
   return true;
 }
 
 void Staging::finish() {
-  check(cudaStreamSynchronize(stream_), "run the enqueued work");
+  waits_.stream(stream_);
   sending_ = {};
   for (uint64_t i = 1; i <= kGathers; i++) hand_over(gathers_[(marks_ + i) % kGathers]);  // the oldest first
 }
@@ -83,12 +83,14 @@ void Staging::finish() {
 }  // namespace cuda
 
 int64_t CudaBackend::memory_free() const {
+  enter();
   size_t available = 0, total = 0;
   cuda::check(cudaMemGetInfo(&available, &total), "ask for free memory");
   return int64_t(available);
 }
 
 void* CudaBackend::allocate(size_t bytes) {
+  enter();
   void* p = nullptr;
   const cudaError_t error = cudaMalloc(&p, bytes);
   if (error == cudaErrorMemoryAllocation) {
@@ -100,10 +102,19 @@ void* CudaBackend::allocate(size_t bytes) {
 }
 
 void CudaBackend::release(void* p) noexcept { cudaFree(p); }
-void CudaBackend::upload(void* to, const void* from, size_t bytes) { staging_->upload(to, from, bytes); }
+void CudaBackend::upload(void* to, const void* from, size_t bytes) {
+  enter();
+  staging_->upload(to, from, bytes);
+}
 void CudaBackend::download(void* to, const void* from, size_t bytes) { staging_->download(to, from, bytes); }
-void CudaBackend::synchronize() { staging_->finish(); }
+void CudaBackend::synchronize() {
+  enter();
+  staging_->finish();
+}
 uint64_t CudaBackend::mark() { return staging_->mark(); }
-void CudaBackend::wait(uint64_t mark) { staging_->wait(mark); }
+void CudaBackend::wait(uint64_t mark) {
+  enter();
+  staging_->wait(mark);
+}
 
 }  // namespace neox

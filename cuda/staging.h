@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "check.h"
+#include "waits.h"
 
 namespace neox::cuda {
 
@@ -12,7 +13,7 @@ namespace neox::cuda {
 /// the next.
 class Staging {
  public:
-  explicit Staging(cudaStream_t stream);
+  Staging(cudaStream_t stream, Waits& waits);
   ~Staging();
   Staging(const Staging&) = delete;
 
@@ -36,10 +37,11 @@ class Staging {
     std::vector<Pending> pending;
     cudaEvent_t there = nullptr;  // the mark that ends it
   };
-  static bool complete(Gather& gather);  // once its mark is reached
+  bool complete(Gather& gather);  // once its mark is reached
   static void hand_over(Gather& gather);
 
   const cudaStream_t stream_;
+  Waits& waits_;
   char* memory_ = nullptr;                 // [2 + kGathers][kBytes]
   std::array<cudaEvent_t, 2> sent_{};      // when an upload's area may be filled again
   std::array<bool, 2> sending_{};          // unless that is known: no mark after it was waited for

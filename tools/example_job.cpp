@@ -136,9 +136,10 @@ void read_engine(const Ini& ini, int world, Job& job) {
   c.load_format = ini.text_or(kInstance, "load_format", "auto");
   if (c.load_format != "auto" && c.load_format != "dummy") ini.reject(kInstance, "load_format", "auto or dummy");
   if (c.load_format != "dummy") c.model = resolve(ini, ini.text(kInstance, "model_dir"));
-  // 1 allows a GPU's own all-reduce, 0 leaves it to NCCL: a choice that only several GPUs have.
-  const int32_t own = ini.integer_or(kInstance, "enable_custom_all_reduce", 0);
+  // 1 allows an all-reduce of our own between GPUs, 0 leaves it to NCCL.
+  const int32_t own = ini.integer_or(kInstance, "enable_custom_all_reduce", 1);
   if (own != 0 && own != 1) ini.reject(kInstance, "enable_custom_all_reduce", "0 or 1");
+  c.custom_all_reduce = own == 1;
   c.enable_prefix_caching = false;  // or the timed run would find the warm-up's pages and skip the prompts
   const int64_t rows = int64_t(job.batch_size) * job.sampling.beam_width;
   if (rows > 0) c.max_num_seqs = int32_t(std::min<int64_t>(c.max_num_seqs, rows));  // no more KV cache than the batch needs

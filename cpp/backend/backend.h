@@ -7,9 +7,12 @@
 #include <initializer_list>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "backend/args.h"
 #include "base/random_fill.h"
+#include "comm/communicator.h"
+#include "comm/group.h"
 #include "neox/error.h"
 
 namespace neox {
@@ -61,6 +64,8 @@ class NEOX_API Backend {
   /// The same for a weight of random values.
   virtual Tensor pack_random(void* to, int64_t outputs, int64_t inputs, const RandomFill& values, DType dtype) = 0;
   virtual size_t page_bytes(const KvPages& kv) const = 0;  // of k alone, or v alone, in one page
+  /// The data plane between those ranks of a group, which are not only this one and all come here. Sums may be sent as `wire`.
+  virtual std::unique_ptr<Communicator> connect(HostGroup& group, const std::vector<int>& members, Channel channel, DType wire) = 0;
   /// Sizes the workspace, once, before the first op.
   virtual void reserve(const Bounds& bounds) = 0;
   /// Takes the algorithms of matrix products from this file of gpt_gemm's, before the first op. Throws Error where it is not to be used.
@@ -81,6 +86,8 @@ struct BackendConfig {
   std::string device = "auto";      // "auto", "cpu", "cuda"
   std::string isa = "auto";         // CPU kernels
   int32_t num_threads = 0;          // CPU threads, 0 = all this process may use
+  int32_t gpu = 0;                  // which of the GPUs that CUDA sees
+  bool custom_all_reduce = true;    // GPUs of one machine may add up with kernels of this library's own
   bool programmatic_launch = true;  // CUDA kernels may start before the one before them has ended
   // Attention of several rows on CUDA: "fused", or "unfused", with all scores in memory, of type "float32" or "model", the activations'.
   std::string attention = "fused";
@@ -91,6 +98,6 @@ std::unique_ptr<Backend> make_backend(const BackendConfig& config);
 
 /// A backend that lives in a plugin exports `extern "C" neox::Backend* neox_make_backend(int abi, const BackendConfig&)`, and
 /// `extern "C" neox::Tuner* neox_make_tuner(int abi, DType, const std::vector<TuneCall>&, int32_t most_rows)` (tune.h).
-constexpr int kBackendAbi = 6;
+constexpr int kBackendAbi = 7;
 
 }  // namespace neox

@@ -5,6 +5,21 @@
 
 namespace neox {
 
+int32_t gpu_count() {
+  try {
+    return reinterpret_cast<int32_t (*)()>(plugin_symbol("libneox_cuda.so", "neox_gpu_count"))();
+  } catch (const Error& e) {
+    if (e.kind != ErrorKind::unsupported) throw;
+    return 0;
+  }
+}
+
+std::vector<std::string> gpu_report() {
+  std::vector<std::string> lines;
+  if (gpu_count() > 0) reinterpret_cast<void (*)(std::vector<std::string>&)>(plugin_symbol("libneox_cuda.so", "neox_gpu_report"))(lines);
+  return lines;
+}
+
 double gpu_read_bandwidth() { return reinterpret_cast<double (*)()>(plugin_symbol("libneox_cuda.so", "neox_gpu_read_bandwidth"))(); }
 
 double gpu_matmul_peak(const std::string& dtype) {

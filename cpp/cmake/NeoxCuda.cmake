@@ -6,13 +6,19 @@ if(NOT NEOX_CUDA MATCHES "^(AUTO|ON|OFF)$")
   message(FATAL_ERROR "NEOX_CUDA is '${NEOX_CUDA}', expected AUTO, ON or OFF")
 endif()
 
-# Sets NEOX_CUBLASLT_INCLUDE and NEOX_CUBLASLT_LIBRARY: the toolkit's, or those of PyPI's nvidia-cublas, whose library has a version in its name.
-function(neox_find_cublaslt)
+# Sets `out` to the folders in which Python's packages are.
+function(neox_python_sites out)
   find_package(Python COMPONENTS Interpreter QUIET)
   if(Python_Interpreter_FOUND)
     execute_process(COMMAND ${Python_EXECUTABLE} -c "import sysconfig; print(sysconfig.get_path('purelib'), sysconfig.get_path('platlib'), sep=';')"
       OUTPUT_VARIABLE sites OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
   endif()
+  set(${out} ${sites} PARENT_SCOPE)
+endfunction()
+
+# Sets NEOX_CUBLASLT_INCLUDE and NEOX_CUBLASLT_LIBRARY: the toolkit's, or those of PyPI's nvidia-cublas, whose library has a version in its name.
+function(neox_find_cublaslt)
+  neox_python_sites(sites)
   set(include_hints ${CUDAToolkit_INCLUDE_DIRS})
   set(library_hints ${CUDAToolkit_LIBRARY_DIR})
   foreach(site ${sites})

@@ -2,4 +2,6 @@
 
 include(NeoxCuda)
 
+include(NeoxNccl)
+
 include(NeoxMpi)

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The data plane between ranks: tensors, in order with the backend's ops.
 #pragma once
+#include <string>
+
 #include "base/tensor.h"
 
 namespace neox {
@@ -10,6 +12,8 @@ class Communicator {
   virtual ~Communicator() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;
+  virtual std::string describe() const = 0;                   // what the tensors pass through, "" for nothing
+  virtual bool recordable() const = 0;                        // whether what follows may be among recorded ops
   virtual void all_reduce(Tensor x) = 0;                      // sum over ranks, in place
   virtual void all_gather_cols(Tensor out, Tensor part) = 0;  // out = the ranks' parts side by side
   virtual void send(Tensor x, int to) = 0;

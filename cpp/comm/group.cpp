@@ -15,8 +15,8 @@ std::string HostGroup::place() const {
   return doing.nth ? concat("step ", doing.step, ", ", doing.what, " ", doing.nth) : concat("step ", doing.step, ", ", doing.what);
 }
 
-void HostGroup::give_up(int from) const {
-  fail(ErrorKind::runtime, "rank ", rank(), " waited ", timeout_, " s (comm_timeout) for rank ", from, " in vain, in ", place());
+void HostGroup::give_up(const std::string& whom) const {
+  fail(ErrorKind::runtime, "rank ", rank(), " waited ", timeout_, " s (comm_timeout) for ", whom, " in vain, in ", place());
 }
 
 void HostGroup::refuse(int from, size_t bytes, size_t capacity) const {
@@ -53,6 +53,14 @@ std::string recv_text(HostGroup& group, int from, Channel channel, HostGroup::Pa
   std::string text(size, '\0');
   for (size_t at = 0; at < text.size(); at += kPiece) group.recv(from, channel, text.data() + at, std::min(kPiece, text.size() - at));
   return text;
+}
+
+std::vector<std::string> exchange(HostGroup& group, const std::vector<int>& members, Channel channel, const std::string& mine) {
+  std::vector<std::string> said;
+  for (const int r : members)
+    if (r != group.rank()) send_text(group, r, channel, mine);
+  for (const int r : members) said.push_back(r == group.rank() ? mine : recv_text(group, r, channel));
+  return said;
 }
 
 void agree(HostGroup& group, const std::string& lines) {

@@ -6,7 +6,6 @@
 #include <cstring>
 
 #include "base/check.h"
-#include "comm/solo.h"
 
 namespace neox {
 namespace {
@@ -112,11 +111,6 @@ void HostCommunicator::recv(Tensor x, int from) {
   enter("recv");
   take(from, part(from, span(x)), span(x));
   backend_.upload(x.data, part(from, span(x)), span(x) * sizeof(float));
-}
-
-std::unique_ptr<Communicator> connect(Backend& backend, HostGroup& group, const std::vector<int>& members, Channel channel) {
-  if (members.size() == 1) return std::make_unique<SoloCommunicator>();
-  return std::make_unique<HostCommunicator>(backend, group, members, channel);
 }
 
 }  // namespace neox

@@ -11,13 +11,15 @@ namespace neox {
 
 /// Tensors between some of a group's ranks, by messages through host memory. Sums are in rank order on every rank, so all get the same
 /// bits.
-class HostCommunicator final : public Communicator {
+class NEOX_API HostCommunicator final : public Communicator {
  public:
   /// members: their ranks in the group, this one among them; a rank here is a place in that list.
   HostCommunicator(Backend& backend, HostGroup& group, std::vector<int> members, Channel channel);
 
   int rank() const override { return rank_; }
   int size() const override { return int(members_.size()); }
+  std::string describe() const override { return "host memory"; }
+  bool recordable() const override { return false; }
   void all_reduce(Tensor x) override;
   void all_gather_cols(Tensor out, Tensor part) override;
   void send(Tensor x, int to) override;
@@ -41,8 +43,5 @@ class HostCommunicator final : public Communicator {
   int64_t step_ = -1;                      // whose collectives are counted
   int32_t nth_ = 0;
 };
-
-/// The data plane between those ranks of a group: of one that is alone, nothing.
-std::unique_ptr<Communicator> connect(Backend& backend, HostGroup& group, const std::vector<int>& members, Channel channel);
 
 }  // namespace neox

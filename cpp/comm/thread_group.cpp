@@ -43,6 +43,7 @@ class ThreadGroup final : public HostGroup {
   int rank() const override { return rank_; }
   int size() const override { return shared_->size; }
   int neighbours() const override { return size(); }
+  int local_rank() const override { return rank_; }
   std::string describe() const override { return "threads"; }
 
   void send(int to, Channel channel, const void* data, size_t bytes) override {
@@ -65,7 +66,7 @@ class ThreadGroup final : public HostGroup {
     const bool soon = box.spin(ready);
     std::unique_lock lock(box.lock);
     if (!soon && patience == Patience::forever) box.came.wait(lock, ready);
-    else if (!soon && !box.came.wait_for(lock, std::chrono::duration<double>(timeout()), ready)) give_up(from);
+    else if (!soon && !box.came.wait_for(lock, std::chrono::duration<double>(timeout()), ready)) give_up(concat("rank ", from));
     if (box.messages.empty()) report();
     std::vector<char> message = std::move(box.messages.front());
     if (message.size() > capacity) refuse(from, message.size(), capacity);
@@ -75,6 +76,10 @@ class ThreadGroup final : public HostGroup {
     if (bytes > 0) std::memcpy(data, message.data(), bytes);
     box.spare.push_back(std::move(message));
     return bytes;
+  }
+
+  void check() override {
+    if (shared_->failed.load(std::memory_order_acquire)) report();
   }
 
   void abort(ErrorKind kind, const std::string& why) noexcept override {

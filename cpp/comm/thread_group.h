@@ -8,6 +8,6 @@
 namespace neox {
 
 /// Ranks that are threads of this process: one group for each of `size` threads. timeout: seconds.
-std::vector<std::unique_ptr<HostGroup>> make_thread_groups(int size, double timeout);
+NEOX_API std::vector<std::unique_ptr<HostGroup>> make_thread_groups(int size, double timeout);
 
 }  // namespace neox

@@ -4,6 +4,7 @@
 
 #include "backend/backend.h"
 #include "base/thread_pool.h"
+#include "comm/host_communicator.h"
 #include "cpu/kernels.h"
 
 namespace neox {
@@ -30,6 +31,9 @@ class CpuBackend final : public Backend {
   Tensor pack(void* to, const Tensor& weight, DType dtype) override;
   Tensor pack_random(void* to, int64_t outputs, int64_t inputs, const RandomFill& values, DType dtype) override;
   size_t page_bytes(const KvPages& kv) const override;
+  std::unique_ptr<Communicator> connect(HostGroup& group, const std::vector<int>& members, Channel channel, DType) override {
+    return std::make_unique<HostCommunicator>(*this, group, members, channel);
+  }
   void reserve(const Bounds& bounds) override;
   void use_gemm_config(const std::string& path) override;
   GemmUse gemm_use() const override { return {}; }

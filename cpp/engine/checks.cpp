@@ -53,7 +53,8 @@ std::string what_ranks_share(const EngineConfig& c) {
     << "\nload_format: " << c.load_format << "\ndtype: " << c.dtype << "\ndevice: " << c.device << "\nkv_cache_dtype: " << c.kv_cache_dtype
     << "\nblock_size: " << c.block_size << "\nmax_model_len: " << c.max_model_len << "\nmax_num_seqs: " << c.max_num_seqs
     << "\nmax_num_batched_tokens: " << c.max_num_batched_tokens << "\nmax_logprobs: " << c.max_logprobs << "\nattention: " << c.attention
-    << ' ' << c.unfused_scores << "\ndeterministic: " << c.deterministic << "\ngemm_config: " << c.gemm_config << '\n';
+    << ' ' << c.unfused_scores << "\ndeterministic: " << c.deterministic << "\ncustom_all_reduce: " << c.custom_all_reduce
+    << "\ngemm_config: " << c.gemm_config << '\n';
   s << "prompt_learning_start_id: " << c.prompt_learning.start_id << '\n';
   for (const PromptTask& t : c.prompt_learning.tasks)
     s << "prompt_learning task " << t.name << ": type " << int(t.type) << ", length " << t.length << ", " << t.folder << ' ' << t.file_dtype

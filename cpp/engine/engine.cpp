@@ -79,7 +79,7 @@ void Engine::Impl::describe() {
           .pipeline_parallel_size = config.pipeline_parallel_size,
           .first_layer = executor().shard().stage.first_layer,
           .last_layer = executor().shard().stage.last_layer,
-          .ranks = ranks.group().describe(),
+          .ranks = executor().connections(),
           .gemm_config = described_use(config.gemm_config, executor().backend().gemm_use()),
           .eos_token_ids = m.eos_token_ids,
           .warnings = std::move(warnings),

@@ -6,7 +6,8 @@
 
 #include "base/check.h"
 #include "base/thread_pool.h"
-#include "comm/host_communicator.h"
+#include "comm/solo.h"
+#include "engine/devices.h"
 #include "model/prompts.h"
 
 namespace neox {
@@ -23,12 +24,12 @@ Executor::Executor(EngineConfig& config, HostGroup& group, std::vector<std::stri
     : group_(group), model_config_(find_model_config(config.model, config.model_config)) {
   shard_ = make_shard(model_config_, group.rank(), config.tensor_parallel_size, config.pipeline_parallel_size);
   if (config.num_threads == 0) config.num_threads = group.size() > 1 ? 1 : available_cores();
-  if (group.size() > 1 && config.device == "auto") config.device = "cpu";
-  if (group.size() > 1 && config.device == "cuda")
-    fail(ErrorKind::unsupported, "device is 'cuda' with ", group.size(), " ranks, expected one rank: several are for CPUs in this version");
+  const int32_t gpu = choose_gpu(config, group);
   backend_ = make_backend({.device = config.device,
                            .isa = config.isa,
                            .num_threads = config.num_threads,
+                           .gpu = gpu,
+                           .custom_all_reduce = config.custom_all_reduce,
                            .programmatic_launch = config.programmatic_launch,
                            .attention = config.attention,
                            .unfused_scores = config.unfused_scores,
@@ -42,6 +43,7 @@ Executor::Executor(EngineConfig& config, HostGroup& group, std::vector<std::stri
   read_gemm_config(config, warnings);
   complete_limits(config);
   load(config, warnings);
+  connect_ranks(config);
   const int32_t logit_rows = on_gpu() ? 256 : 64;
   backend_->reserve({.tokens = limits_.tokens,
                      .kv = config.max_model_len,
@@ -52,12 +54,11 @@ Executor::Executor(EngineConfig& config, HostGroup& group, std::vector<std::stri
   arena_ = std::make_unique<Arena>(*backend_);
   activations_ =
       make_activations(*arena_, model_config_, shard_, backend_->activation_dtype(dtype_named(config.dtype)), limits_.tokens, logit_rows);
-  if (on_gpu() && group.size() == 1) limits_.recorded = shapes_to_record(limits_, logit_rows);
+  if (recordable()) limits_.recorded = shapes_to_record(limits_, logit_rows);
   if (unfused) std::erase_if(limits_.recorded, [](const StepShape& shape) { return shape.max_q > 1; });  // it goes by the host's lengths
   make_buffers(config);
   if (shard_.stage.first()) virtual_tokens_ = arena_->tensor(limits_.table_rows + limits_.embed_rows, limits_.hidden);
   make_cache(config, dtype_named(config.kv_cache_dtype, "kv_cache_dtype"));  // last: it may take what is left
-  connect_ranks(config);
   model_ = std::make_unique<Model>(Model::Parts{.backend = *backend_,
                                                 .tensor_parallel = *tensor_parallel_,
                                                 .pipeline = *pipeline_,
@@ -89,8 +90,18 @@ void Executor::connect_ranks(const EngineConfig& config) {
   std::vector<int> side(static_cast<size_t>(tp)), line(static_cast<size_t>(config.pipeline_parallel_size));
   for (int i = 0; i < tp; i++) side[size_t(i)] = stage * tp + i;
   for (size_t i = 0; i < line.size(); i++) line[i] = int(i) * tp + shard_.rank;
-  tensor_parallel_ = connect(*backend_, group_, side, Channel::tensor_parallel);
-  pipeline_ = connect(*backend_, group_, line, Channel::pipeline);
+  const auto connect = [&](const std::vector<int>& members, Channel channel) -> std::unique_ptr<Communicator> {
+    if (members.size() == 1) return std::make_unique<SoloCommunicator>();
+    return backend_->connect(group_, members, channel, dtype_named(config.dtype));
+  };
+  tensor_parallel_ = connect(side, Channel::tensor_parallel);
+  pipeline_ = connect(line, Channel::pipeline);
+}
+
+std::string Executor::connections() const {
+  const std::string layer = tensor_parallel_->describe(), stages = pipeline_->describe();
+  return concat(group_.describe(), layer.empty() ? "" : concat("; tensor parallel: ", layer),
+                stages.empty() ? "" : concat("; pipeline: ", stages));
 }
 
 void Executor::make_buffers(const EngineConfig& config) {

@@ -40,6 +40,7 @@ class Executor {
   const ModelConfig& model() const { return model_config_; }
   const Backend& backend() const { return *backend_; }
   const Shard& shard() const { return shard_; }
+  std::string connections() const;  // what passes between the ranks, and how
   const StepLimits& limits() const { return limits_; }
   int32_t num_blocks() const { return num_blocks_; }
   size_t weight_bytes() const { return weights_->bytes(); }
@@ -50,6 +51,7 @@ class Executor {
   void read_gemm_config(EngineConfig& config, std::vector<std::string>& warnings);
   void complete_limits(EngineConfig& config);
   void connect_ranks(const EngineConfig& config);
+  bool recordable() const { return on_gpu() && tensor_parallel_->recordable() && pipeline_->recordable(); }
   void make_cache(EngineConfig& config, DType dtype);
   void make_buffers(const EngineConfig& config);
   bool on_gpu() const { return backend_->name() == "cuda"; }

@@ -21,6 +21,12 @@ def version() -> str: ...
 def read_bandwidth(threads: int) -> float:
     """How fast so many threads together read memory that is in no cache, in bytes/s; 0 threads = the cores this process may use."""
 
+def gpu_count() -> int:
+    """How many GPUs an engine may take; 0 also where this build has no CUDA backend."""
+
+def gpu_report() -> list[str]:
+    """Each of them, which others it reaches, and the NCCL that would connect them."""
+
 def gpu_read_bandwidth() -> float:
     """How fast the GPU reads its own memory, in bytes/s; NotImplementedError where this build has no CUDA backend."""
 
@@ -88,6 +94,8 @@ class Engine:
         mpi_comm: int | None,
         mpi_library: str,
         comm_timeout: float,
+        devices: list[int],
+        custom_all_reduce: bool,
         tasks: Iterable[tuple[str, str, NDArray[np.float32]]],
         task_folder: str | None,
     ) -> None:

@@ -171,6 +171,20 @@ def read_bandwidth(threads):
     return bandwidth
 
 
+def gpu_count():
+    cdef int32_t count
+    with nogil:
+        count = neox.gpu_count()
+    return count
+
+
+def gpu_report():
+    cdef vector[string] lines
+    with nogil:
+        lines = neox.gpu_report()
+    return lines
+
+
 def gpu_read_bandwidth():
     cdef double bandwidth
     with nogil:
@@ -196,7 +210,8 @@ cdef class Engine:
     def __cinit__(self, *, str model, str load_format, str model_config, str dtype, str device, str kv_cache_dtype, str isa, str attention,
                   str unfused_scores, str gemm_config, kv_cache_memory, block_size, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads,
                   max_logprobs, enable_prefix_caching, async_scheduling, record_steps, programmatic_launch, seed, on_layer_loaded,
-                  tensor_parallel_size, pipeline_parallel_size, str ranks, mpi_comm, str mpi_library, comm_timeout, bint deterministic, tasks, str task_folder):
+                  tensor_parallel_size, pipeline_parallel_size, str ranks, mpi_comm, str mpi_library, comm_timeout, list devices, bint custom_all_reduce,
+                  bint deterministic, tasks, str task_folder):
         cdef neox.EngineConfig c
         cdef string ini, folder
         if task_folder is not None:
@@ -226,6 +241,8 @@ cdef class Engine:
         c.tensor_parallel_size = _int32("tensor_parallel_size", tensor_parallel_size)
         c.pipeline_parallel_size = _int32("pipeline_parallel_size", pipeline_parallel_size)
         c.ranks, c.mpi_library, c.comm_timeout = ranks, mpi_library, _float("comm_timeout", comm_timeout)
+        c.devices = [_int32("devices", gpu) for gpu in devices]
+        c.custom_all_reduce = custom_all_reduce
         if mpi_comm is not None:
             c.mpi_comm = _int32("mpi_comm", mpi_comm)
         with nogil:

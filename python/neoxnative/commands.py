@@ -22,6 +22,7 @@ from typing import Any
 import neoxnative
 from neoxnative import Engine, RequestOutput, SamplingParams, ScoreOutput
 
+from . import _core
 from .bench import format_report, measure
 from .chat import Conversation, talk
 from .convert import Report, to_ft, to_hf, write_config
@@ -156,6 +157,7 @@ def doctor(_: Namespace) -> int:
     rows += [("system", platform.platform()), ("cpu", _cpu_name())]
     rows += [(package, version_of(package)) for package in ("numpy", "tokenizers", "huggingface_hub")]
     rows += [("build", line) for line in neoxnative.build_info()]
+    rows += [("gpu", line) for line in _core.gpu_report()]
     rows += [("mpi4py", _version_or_none("mpi4py")), ("mpirun", _mpirun())]
     for name, value in rows:
         print(f"{name:<17}{value}")

@@ -71,6 +71,8 @@ class Engine(AsyncCalls):
     tensor_parallel_size: ranks that share every layer; must divide the attention heads and the intermediate size
     pipeline_parallel_size: stages of layers, each of tensor_parallel_size ranks; several steps are then on their way at once
     comm: a communicator of mpi4py: its processes are the ranks, and all make this Engine; None = the ranks are threads of this process
+    devices: the GPUs that this machine's ranks take, in their order, of those that CUDA sees; [0, 0] lets two share one. None = 0, 1, ...
+    custom_all_reduce: GPUs of one machine may add up with kernels of this library's own; False = NCCL alone
     comm_timeout: seconds after which a rank that does not answer, or died, ends the others with a RuntimeError
 
     prompt_learning: tasks that a prompt may name: {name: float array}, [layers, 2, heads, length, head_dim] for a prefix (keys as attention
@@ -114,6 +116,8 @@ class Engine(AsyncCalls):
         tensor_parallel_size: int = 1,
         pipeline_parallel_size: int = 1,
         comm: Any = None,
+        devices: Sequence[int] | None = None,
+        custom_all_reduce: bool = True,
         comm_timeout: float = 60.0,
         prompt_learning: PromptLearning | None = None,
     ) -> None:
@@ -149,6 +153,8 @@ class Engine(AsyncCalls):
                 seed=seed,
                 tensor_parallel_size=tensor_parallel_size,
                 pipeline_parallel_size=pipeline_parallel_size,
+                devices=list(devices or ()),
+                custom_all_reduce=custom_all_reduce,
                 comm_timeout=comm_timeout,
                 **mpi_options(comm),
                 deterministic=deterministic,

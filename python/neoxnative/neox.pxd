@@ -62,6 +62,8 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
         string ranks, mpi_library
         optional[int32_t] mpi_comm
         double comm_timeout
+        vector[int32_t] devices
+        bool custom_all_reduce
         PromptLearning prompt_learning
 
     cdef enum class EarlyStopping(uint8_t):
@@ -182,5 +184,7 @@ cdef extern from "neox/checkpoint.h" namespace "neox" nogil:
 
 cdef extern from "neox/machine.h" namespace "neox" nogil:
     double read_bandwidth(int threads) except +raise_neox_error
+    int32_t gpu_count() except +raise_neox_error
+    vector[string] gpu_report() except +raise_neox_error
     double gpu_read_bandwidth() except +raise_neox_error
     double gpu_matmul_peak(const string& dtype) except +raise_neox_error

@@ -17,6 +17,18 @@ import neoxnative
 
 MPIRUN = os.environ.get("NEOX_MPIRUN", "mpirun")
 JOB = Path(__file__).with_name("mpi_job.py")
+DEVICE = os.environ.get("NEOX_DEVICE", "cpu")
+SHARED = os.environ.get("NEOX_SHARE_GPU") == "1"
+
+
+def most_ranks():
+    """That the machine has a place for."""
+    return 12 if DEVICE == "cpu" or SHARED else neoxnative._core.gpu_count()
+
+
+def placed(ranks):
+    """Where an engine's ranks of this machine are, in Engine's arguments."""
+    return {"device": DEVICE, "devices": [0] * ranks if SHARED else None} | ({"kv_cache_memory": 2**28} if DEVICE == "cuda" else {})
 
 
 def launcher():

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from mpi4py import MPI
 
+import mpi
 from neoxnative import Engine, SamplingParams
 
 COMM = MPI.COMM_WORLD
@@ -40,7 +41,8 @@ def say(**what):
 
 
 def make(folder, tp, pp, **more):
-    return Engine(folder, comm=COMM, tensor_parallel_size=tp, pipeline_parallel_size=pp, comm_timeout=TIMEOUT, device="cpu", **more)
+    more |= mpi.placed(COMM.size)
+    return Engine(folder, comm=COMM, tensor_parallel_size=tp, pipeline_parallel_size=pp, comm_timeout=TIMEOUT, **more)
 
 
 def same(folder, tp, pp):
@@ -93,6 +95,8 @@ def strike(fault):
         os.kill(os.getpid(), signal.SIGKILL)
     if fault == "kill_soon":
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    if fault == "stop_soon":
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGSTOP)).start()
     if fault == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
     if fault == "sleep":

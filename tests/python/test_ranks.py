@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several ranks, threads or processes under mpirun: the same texts as one rank, logits to 1e-5, and faults that end all with a reason."""
+"""Several ranks, threads or processes under mpirun: the same texts as one rank, logits to 1e-5, and faults that end all with a reason.
+
+They are on the CPU; NEOX_DEVICE=cuda puts each on a GPU of its own, and NEOX_SHARE_GPU=1 all on the first one."""
 
 import importlib.util
 import os
@@ -16,7 +18,7 @@ import mpi
 from models import Model
 from neoxnative import Engine, SamplingParams
 
-LAYOUTS = [(tp, pp) for tp in (1, 2, 4) for pp in (1, 2, 3) if tp * pp > 1]
+LAYOUTS = [(tp, pp) for tp in (1, 2, 4) for pp in (1, 2, 3) if 1 < tp * pp <= mpi.most_ranks()]
 MODELS = {  # vocabularies that no number of ranks divides
     "parallel": Model(seed=11, heads=4, head_dim=16, layers=5, vocab=131),
     "sequential": Model(seed=12, heads=4, head_dim=16, layers=5, vocab=131, parallel_residual=False),
@@ -42,15 +44,16 @@ def check_same(got, expected):
 @pytest.fixture(scope="module", params=MODELS)
 def model(request, folder_of):
     folder = folder_of(MODELS[request.param])
-    return folder, job_outcome(Engine(folder, device="cpu"))
+    return folder, job_outcome(Engine(folder, device=mpi.DEVICE))
 
 
 @pytest.mark.parametrize(("tp", "pp"), LAYOUTS)
 def test_threads_give_what_one_rank_gives(model, tp, pp):
     folder, expected = model
-    engine = Engine(folder, device="cpu", tensor_parallel_size=tp, pipeline_parallel_size=pp, max_num_batched_tokens=48)
+    engine = Engine(folder, tensor_parallel_size=tp, pipeline_parallel_size=pp, max_num_batched_tokens=48, **mpi.placed(tp * pp))
     check_same(job_outcome(engine), expected)
-    assert (engine.info.world_size, engine.info.num_threads, engine.info.ranks) == (tp * pp, 1, "threads")
+    assert (engine.info.world_size, engine.info.num_threads) == (tp * pp, 1)
+    assert engine.info.ranks.startswith("threads; ")
 
 
 @pytest.mark.parametrize(("tp", "pp"), LAYOUTS)
@@ -63,6 +66,7 @@ def test_processes_give_what_one_rank_gives_on_every_rank(model, tp, pp):
         check_same(got, expected)
 
 
+@pytest.mark.skipif(mpi.most_ranks() < 4, reason="there are fewer than 4 GPUs")
 def test_rank_0_serves_by_itself_while_the_others_follow(model):
     folder, expected = model
     done = mpi.run(4, "served", folder, 2, 2)
@@ -88,6 +92,7 @@ def test_calls_that_differ_raise_on_every_rank_and_the_engine_lives_on(model):
         ("kill_soon", "no sign of life|cannot receive from rank 1"),  # MPI may notice first
         ("stop", "no sign of life"),
         ("sleep", r"waited 4 s \(comm_timeout\) for rank 1 in vain, in call: generate"),
+        ("stop_soon", "no sign of life"),
         ("throw", "whose engine is gone, in call: generate"),
     ],
 )

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <utility>
 
 #include "base/check.h"
@@ -72,19 +73,11 @@ void MpiGroup::duplicate(MPI_Comm parent) {
 void MpiGroup::count_neighbours() {
   char name[HOST_NAME_MAX + 1] = "";
   gethostname(name, sizeof name - 1);
-  std::string all = name;
-  if (rank_ != 0) {
-    send_text(*this, 0, Channel::meeting, all);
-    all = recv_text(*this, 0, Channel::meeting);
-  } else {
-    for (int r = 1; r < size_; r++) all += "\n" + recv_text(*this, r, Channel::meeting);
-    for (int r = 1; r < size_; r++) send_text(*this, r, Channel::meeting, all);
-  }
-  neighbours_ = 0;
-  for (size_t begin = 0, end; begin <= all.size(); begin = end + 1) {
-    end = std::min(all.find('\n', begin), all.size());
-    neighbours_ += all.compare(begin, end - begin, name) == 0;
-  }
+  std::vector<int> all(static_cast<size_t>(size_));
+  std::iota(all.begin(), all.end(), 0);
+  const std::vector<std::string> names = exchange(*this, all, Channel::meeting, name);
+  neighbours_ = int(std::count(names.begin(), names.end(), name));
+  local_rank_ = int(std::count(names.begin(), names.begin() + rank_, name));
 }
 
 MpiGroup::~MpiGroup() {
@@ -149,11 +142,14 @@ bool MpiGroup::complete(MPI_Request& request, MPI_Status& status, int from) {
   return done != 0;
 }
 
+void MpiGroup::check() {
+  if (!failed_) return;
+  const std::lock_guard lock(news_);
+  throw Error(kind_, concat(why_, "; rank ", rank_, " was in ", place()));
+}
+
 void MpiGroup::check_peer(int from) {
-  if (failed_) {
-    const std::lock_guard lock(news_);
-    throw Error(kind_, concat(why_, "; rank ", rank_, " was in ", place()));
-  }
+  check();
   const std::lock_guard lock(mpi_);
   const Peer& peer = peers_[size_t(from)];
   if (peer.left && seconds_since(peer.heard) > 1)  // what it sent before may be on its way
@@ -174,7 +170,7 @@ size_t MpiGroup::recv(int from, Channel channel, void* data, size_t capacity, Pa
     if (!spin_([&] { return complete(request, status, from); }))
       for (double waited = 0; !complete(request, status, from); pause_for(waited), waited = seconds_since(begin)) {
         check_peer(from);
-        if (patience == Patience::timeout && waited > timeout()) give_up(from);
+        if (patience == Patience::timeout && waited > timeout()) give_up(concat("rank ", from));
       }
   } catch (...) {
     new std::vector<char>(std::move(incoming_));  // MPI may still write there

@@ -34,9 +34,11 @@ class MpiGroup final : public HostGroup {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   int neighbours() const override { return neighbours_; }
+  int local_rank() const override { return local_rank_; }
   std::string describe() const override;
   void send(int to, Channel channel, const void* data, size_t bytes) override;
   size_t recv(int from, Channel channel, void* data, size_t capacity, Patience patience) override;
+  void check() override;
   void abort(ErrorKind kind, const std::string& why) noexcept override;
   void retire();  // MPI ends, or this group does
 
@@ -68,7 +70,7 @@ class MpiGroup final : public HostGroup {
   double seconds_since(Clock::time_point t) const { return std::chrono::duration<double>(Clock::now() - t).count(); }
 
   MPI_Comm comm_ = MPI_COMM_NULL;
-  int rank_ = 0, size_ = 1, neighbours_ = 1;
+  int rank_ = 0, size_ = 1, neighbours_ = 1, local_rank_ = 0;
   int key_ = MPI_KEYVAL_INVALID;  // under which MPI_COMM_SELF knows this group, so that it is told of the end
   AdaptiveSpin spin_;
   std::vector<char> incoming_;

@@ -73,7 +73,10 @@ struct EngineConfig {
   std::optional<int32_t> mpi_comm;       // with "mpi": Fortran's handle of a communicator (mpi4py's comm.py2f()); unset = MPI_COMM_WORLD,
                                          // and MPI is initialised where it was not
   std::string mpi_library;               // with "mpi": what MPI_Get_library_version said to whoever made the handle; empty = not compared
-  double comm_timeout = 60;              // seconds after which a rank that does not answer ends the others with an error
+  // Of the GPUs that CUDA sees, the one that each of this machine's ranks takes, in their order, which may share one; empty = 0, 1, ...
+  std::vector<int32_t> devices;
+  bool custom_all_reduce = true;  // GPUs of one machine may add up with kernels of this library's own; false = NCCL alone
+  double comm_timeout = 60;       // seconds after which a rank that does not answer ends the others with an error
   // Prompts' attention on CUDA: "fused", or "unfused", with all scores in memory, of type "float32" or "model", the weights'.
   std::string attention = "fused";
   std::string unfused_scores = "float32";
@@ -198,7 +201,7 @@ struct EngineInfo {
   int64_t parameters, weight_bytes, kv_cache_bytes;
   int32_t block_size, num_blocks, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads;
   int32_t rank, world_size, tensor_parallel_size, pipeline_parallel_size, first_layer, last_layer;  // layers [first, last) are this rank's
-  std::string ranks;        // "one rank", "threads", or the MPI library
+  std::string ranks;        // "one rank", "threads", or the MPI library, and what tensors pass through between them
   std::string gemm_config;  // "none", or the file, how many choices it has, and how many products of recorded steps take one
   std::vector<int32_t> eos_token_ids;
   std::vector<std::string> warnings;

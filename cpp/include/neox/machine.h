@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the machine itself can do, for benchmarks to print beside their numbers.
 #pragma once
+#include <cstdint>
 #include <string>
+#include <vector>
 
 #include "neox/error.h"
 
@@ -11,6 +13,10 @@ namespace neox {
 /// 0 = the cores this process may use. Throws Error(invalid) for a negative count, Error(memory) where there is no room for the buffer.
 NEOX_API double read_bandwidth(int threads);
 
+/// How many GPUs an engine may take: those that CUDA sees; 0 also where this build has no CUDA backend or the driver is too old for it.
+NEOX_API int32_t gpu_count();
+/// For people: each of them, which others its kernels reach, and the NCCL that would connect them. Empty where there are none.
+NEOX_API std::vector<std::string> gpu_report();
 /// How fast the current GPU reads its own memory, in bytes/s: a sum over 1 GiB, the best of a few passes. Throws Error(unsupported) where
 /// this build has no CUDA backend, Error(memory) where the GPU has no room, Error(runtime) where it does not run.
 NEOX_API double gpu_read_bandwidth();

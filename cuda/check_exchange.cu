@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+// Collectives between GPUs, checked against double-precision sums and timed: ours beside NCCL's. A rank is a thread, on a GPU of its own.
+//   neox_check_exchange            as many ranks as GPUs
+//   neox_check_exchange one RANKS  the kernels alone, all ranks on one GPU, small messages, not timed
+#include <atomic>
+#include <barrier>
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <random>
+#include <thread>
+
+#include "check_timing.cuh"
+#include "comm/thread_group.h"
+#include "cuda_backend.h"
+#include "exchange.h"
+
+namespace neox::cuda::trial {
+namespace {
+
+constexpr int64_t kHidden = 6144, kVocab = 50432, kPad = 16;  // pad: floats between the end of a row and the next
+constexpr int kInputs = 7, kTogether = 98;
+constexpr double kTolerance[] = {1e-6, 1e-3, 8e-3};  // of a sum of numbers of about 1, by type: the rounding of what is sent
+
+std::atomic<int> wrong{0};
+
+std::vector<float> numbers(int rank, int64_t rows, int64_t cols, int seed) {
+  std::mt19937 random(unsigned(rank * 1000 + seed));
+  std::vector<float> v(size_t(rows * (cols + kPad)));
+  for (float& x : v) x = float(int32_t(random())) * 0x1p-30f;
+  v[size_t(seed)] = -0.f;
+  return v;
+}
+std::vector<float> floats(const Memory& m) {
+  std::vector<float> v(m.bytes() / sizeof(float));
+  ok(cudaMemcpy(v.data(), m.data(), m.bytes(), cudaMemcpyDeviceToHost), "download");
+  return v;
+}
+float sent(float x, DType wire) {
+  uint16_t h[2];
+  store_from_f32(h, wire == DType::f32 ? DType::f16 : wire, 0, x);
+  return wire == DType::f32 ? x : load_as_f32(h, wire, 0);
+}
+Tensor view(void* data, int64_t rows, int64_t cols) {
+  return {.data = data, .rows = rows, .cols = cols, .ld = cols + kPad, .dtype = DType::f32};
+}
+
+void check_sum(const std::vector<float>& got, int ranks, int64_t rows, int64_t cols, int seed, DType wire, bool exact) {
+  std::vector<std::vector<float>> all;
+  for (int r = 0; r < ranks; r++) all.push_back(numbers(r, rows, cols, seed));
+  int bad = 0;
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t j = 0; j < cols; j++) {
+      const auto at = size_t(i * (cols + kPad) + j);
+      float in_order = 0;
+      double sum = 0;
+      for (const auto& v : all) in_order += sent(v[at], wire), sum += v[at];
+      if (exact ? got[at] != in_order : std::abs(got[at] - sum) > kTolerance[int(wire)] * ranks) bad++;
+    }
+  if (bad) std::printf("WRONG: %d of %ld sums, %ld rows, %s\n", bad, long(rows * cols), long(rows), name_of(wire)), wrong++;
+}
+
+/// One rank's side of everything that is measured on several GPUs.
+class Rank {
+ public:
+  Rank(HostGroup& group, std::barrier<>& all) : group_(group), all_(all) {
+    for (int r = 0; r < group.size(); r++) members_.push_back(r);
+  }
+  void run() {
+    for (const bool own : {true, false}) {
+      CudaBackend backend(group_.rank(), {.gpu = group_.rank(), .custom_all_reduce = own});
+      const auto comm = backend.connect(group_, members_, Channel::tensor_parallel, DType::f16);
+      if (group_.rank() == 0) std::printf("%s\n", comm->describe().c_str());
+      for (const int64_t rows : {1, 8, 64, 512, 2048}) reduce(backend, *comm, rows, own);
+      for (const int64_t rows : {1, 8, 64}) gather(backend, *comm, rows);
+    }
+  }
+
+ private:
+  void reduce(CudaBackend& backend, Communicator& comm, int64_t rows, bool own) {
+    std::deque<Memory> inputs;
+    for (int i = 0; i < kInputs; i++) inputs.emplace_back(numbers(group_.rank(), rows, kHidden, i));
+    const auto once = backend.record([&] {
+      for (const Memory& m : inputs) comm.all_reduce(view(m.data(), rows, kHidden));
+    });
+    once->run();
+    backend.synchronize();
+    for (int i = 0; i < kInputs; i++)
+      check_sum(floats(inputs[size_t(i)]), group_.size(), rows, kHidden, i, DType::f16, own && group_.size() == 2);
+    for (const Memory& m : inputs) ok(cudaMemset(m.data(), 0, m.bytes()), "fill");  // or the sums of sums would outgrow the type
+    tell("all-reduce", rows, rows * kHidden * 2, backend, [&](int i) { comm.all_reduce(view(inputs[size_t(i)].data(), rows, kHidden)); });
+  }
+  void gather(CudaBackend& backend, Communicator& comm, int64_t rows) {
+    const int ranks = group_.size();
+    const int64_t part = (kVocab + ranks - 1) / ranks;
+    const Memory mine(numbers(group_.rank(), rows, part, 1)), out(size_t(rows * (part * ranks + kPad)) * 4);
+    const auto run = [&](int) { comm.all_gather_cols(view(out.data(), rows, part * ranks), view(mine.data(), rows, part)); };
+    run(0);
+    backend.synchronize();
+    const auto got = floats(out);
+    int bad = 0;
+    for (int r = 0; r < ranks; r++) {
+      const auto want = numbers(r, rows, part, 1);
+      for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < part; j++)
+          bad += got[size_t(i * (part * ranks + kPad) + r * part + j)] != want[size_t(i * (part + kPad) + j)];
+    }
+    if (bad) std::printf("WRONG: %d gathered, %ld rows\n", bad, long(rows)), wrong++;
+    tell("all-gather", rows, rows * part * 4, backend, run);
+  }
+  template <class Op> void tell(const char* what, int64_t rows, int64_t bytes, CudaBackend& backend, const Op& op) {
+    const auto replay = backend.record([&] {
+      for (int i = 0; i < kTogether; i++) op(i % kInputs);
+    });
+    std::vector<double> times;
+    for (int i = 0; i < 12; i++) {
+      backend.synchronize();
+      all_.arrive_and_wait();
+      const auto begin = std::chrono::steady_clock::now();
+      for (int k = 0; k < 5; k++) replay->run();
+      backend.synchronize();
+      if (i > 1)
+        times.push_back(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count() / 5 / kTogether);
+    }
+    std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
+    const double us = times[times.size() / 2];
+    if (group_.rank() == 0)
+      std::printf("%s of %5ld rows, %9ld bytes of each rank: %7.2f us, %6.1f GB/s\n", what, long(rows), long(bytes), us,
+                  double(bytes) / us * 1e-3);
+    std::fflush(stdout);
+  }
+
+  HostGroup& group_;
+  std::barrier<>& all_;
+  std::vector<int> members_;
+};
+
+int on_all_gpus(int ranks) {
+  auto groups = make_thread_groups(ranks, 30);
+  std::barrier<> all(ranks);
+  std::vector<std::thread> threads;
+  for (auto& group : groups)
+    threads.emplace_back([&] {
+      try {
+        Rank(*group, all).run();
+      } catch (const std::exception& e) {
+        std::printf("rank %d: %s\n", group->rank(), e.what());
+        std::fflush(stdout);
+        std::_Exit(1);
+      }
+    });
+  for (auto& t : threads) t.join();
+  return wrong != 0;
+}
+
+/// One rank waits in a recorded step for another that does not come: it is told so in time, and both GPUs go on to work.
+void check_fault(bool own) {
+  constexpr double kTimeout = 2;
+  const std::vector<int> members{0, 1};
+  for (const bool late : {true, false}) {
+    auto groups = make_thread_groups(2, kTimeout);
+    std::vector<std::thread> threads;
+    for (auto& group : groups)
+      threads.emplace_back([&] {
+        const int rank = group->rank();
+        CudaBackend backend(rank, {.gpu = rank, .custom_all_reduce = own});
+        const auto comm = backend.connect(*group, members, Channel::tensor_parallel, DType::f16);
+        const Memory x(numbers(rank, 1, kHidden, 0));
+        comm->all_reduce(view(x.data(), 1, kHidden));
+        backend.synchronize();
+        const auto step = backend.record([&] {
+          for (int i = 0; i < 3; i++) comm->all_reduce(view(x.data(), 1, kHidden));
+        });
+        if (late && rank == 1) std::this_thread::sleep_for(std::chrono::duration<double>(2 * kTimeout));
+        const auto begin = std::chrono::steady_clock::now();
+        std::string said = "nothing";
+        try {
+          step->run();
+          backend.synchronize();
+        } catch (const Error& e) {
+          said = e.what();
+          group->abort(e.kind, said);
+        }
+        std::printf("%s, rank %d %s: %.1f s, %s\n", own ? "own" : "NCCL", rank, late ? "of a late one" : "after it",
+                    std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(), said.c_str());
+        if ((said != "nothing") != late) wrong++;
+      });
+    for (auto& t : threads) t.join();
+  }
+}
+
+/// All ranks' kernels side by side on one GPU, whose CTAs all fit at once.
+int on_one_gpu(int ranks) {
+  constexpr int64_t kRows = 4, kCols = 1000;
+  constexpr size_t kCapacity = 65536;
+  std::deque<Memory> areas, cells;
+  int* over = nullptr;
+  ok(cudaHostAlloc(reinterpret_cast<void**>(&over), sizeof(int), cudaHostAllocMapped), "pinned memory");
+  *over = 0;
+  std::vector<Peers> peers(static_cast<size_t>(ranks));
+  std::vector<cudaStream_t> streams(static_cast<size_t>(ranks));
+  for (int r = 0; r < ranks; r++) {
+    areas.emplace_back(3 * size_t(ranks) * kCapacity), cells.emplace_back(kExchangeCells * sizeof(uint4));
+    ok(cudaStreamCreateWithFlags(&streams[size_t(r)], cudaStreamNonBlocking), "stream");
+  }
+  for (int r = 0; r < ranks; r++) {
+    Peers& p = peers[size_t(r)];
+    for (int o = 0; o < ranks; o++) p.areas[o] = areas[size_t(o)].data<char>();
+    p.cells = cells[size_t(r)].data<uint4>(), p.over = over, p.rank = r, p.ranks = ranks, p.capacity = kCapacity,
+    p.patience = 20'000'000'000;
+    clear_peers(p, streams[size_t(r)]);
+  }
+  ok(cudaDeviceSynchronize(), "fill");
+  for (const DType wire : {DType::f32, DType::f16, DType::bf16})
+    for (const int64_t rows : {kRows, int64_t(1), kRows, int64_t(2)}) {
+      std::deque<Memory> x, out;
+      for (int r = 0; r < ranks; r++)
+        x.emplace_back(numbers(r, rows, kCols, 3)), out.emplace_back(size_t(rows * (kCols * ranks + kPad)) * 4);
+      for (int r = 0; r < ranks; r++) {
+        const Stream stream{.handle = streams[size_t(r)]};
+        exchange_parts(peers[size_t(r)], view(out[size_t(r)].data(), rows, kCols * ranks), view(x[size_t(r)].data(), rows, kCols), stream);
+        exchange_sum(peers[size_t(r)], view(x[size_t(r)].data(), rows, kCols), wire, stream);
+      }
+      ok(cudaDeviceSynchronize(), "exchange");
+      const auto first = floats(out[0]);
+      for (int r = 0; r < ranks; r++) {
+        check_sum(floats(x[size_t(r)]), ranks, rows, kCols, 3, wire, true);
+        const auto want = numbers(r, rows, kCols, 3), got = floats(out[size_t(r)]);
+        int bad = 0;
+        for (int64_t i = 0; i < rows; i++)
+          for (int64_t j = 0; j < kCols; j++)
+            bad += first[size_t(i * (kCols * ranks + kPad) + r * kCols + j)] != want[size_t(i * (kCols + kPad) + j)];
+        for (int64_t i = 0; i < rows; i++)
+          bad += std::memcmp(&got[size_t(i * (kCols * ranks + kPad))], &first[size_t(i * (kCols * ranks + kPad))],
+                             size_t(kCols) * size_t(ranks) * 4) != 0;
+        if (bad) std::printf("WRONG: %d gathered from rank %d\n", bad, r), wrong++;
+      }
+    }
+  std::printf("%d ranks on one GPU: %s\n", ranks, wrong ? "WRONG" : *over ? "gave up" : "right");
+  return wrong != 0 || *over != 0;
+}
+
+}  // namespace
+}  // namespace neox::cuda::trial
+
+int main(int argc, char** argv) {
+  using namespace neox::cuda::trial;
+  if (argc == 3 && std::strcmp(argv[1], "one") == 0) return on_one_gpu(std::atoi(argv[2]));
+  int gpus = 0;
+  ok(cudaGetDeviceCount(&gpus), "count the GPUs");
+  if (gpus < 2) return std::printf("there are %d GPUs, expected 2 or more\n", gpus), 1;
+  const int bad = on_all_gpus(gpus);
+  for (const bool own : {true, false}) check_fault(own);
+  return bad || wrong != 0;
+}

@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""How fast GPT-NeoX-20B's shape with random weights runs on one GPU or several: wall clock of Engine.generate, as other engines are measured.
+
+    python tools/parallel_speed.py -tp 2
+    mpirun -n 2 python tools/parallel_speed.py --mpi -tp 2
+
+For each cell the first token (a call for one token) and a token (the difference to a call for 65, divided by 64), medians of three; with
+--mixed a load of requests at once, whose lengths a JSON file gives ("input_lengths", "output_lengths"), in output tokens a second. Beside
+them the time in which the GPUs can read what a token needs: all weights and KV pages, each GPU its part, one stage after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from neoxnative import Engine, SamplingParams, _core
+
+SHAPE = {"hidden_size": 6144, "num_attention_heads": 64, "intermediate_size": 24576, "vocab_size": 50432}
+NEW = 64
+ROUNDS = 3
+
+
+def write_model(folder: Path, layers: int) -> Path:
+    config = {"model_type": "gpt_neox", "num_hidden_layers": layers, "max_position_embeddings": 2048, "rotary_pct": 0.25}
+    config |= {"hidden_act": "gelu_fast", "use_parallel_residual": True, "tie_word_embeddings": False, "torch_dtype": "float16"}
+    (folder / "config.json").write_text(json.dumps(config | SHAPE))
+    return folder
+
+
+def call(engine: Engine, lengths: list[int], tokens: list[int], seed: int) -> float:
+    """Seconds of a call of generate."""
+    rng = np.random.default_rng(seed)
+    prompts = [rng.integers(5, 50000, n).tolist() for n in lengths]
+    params = [SamplingParams(max_tokens=n, temperature=0, ignore_eos=True) for n in tokens]
+    start = time.perf_counter()
+    outputs = engine.generate(prompts, params)
+    seconds = time.perf_counter() - start
+    assert [len(o.outputs[0].token_ids) for o in outputs] == tokens
+    return seconds
+
+
+def cell(engine: Engine, batch: int, length: int, read: float) -> dict[str, object]:
+    call(engine, [length] * batch, [2] * batch, 0)
+    first = median(call(engine, [length] * batch, [1] * batch, i) for i in range(ROUNDS))
+    whole = median(call(engine, [length] * batch, [1 + NEW] * batch, i) for i in range(ROUNDS))
+    token = (whole - first) / NEW
+    info = engine.info
+    weights = info.weight_bytes * info.pipeline_parallel_size  # of one rank of each stage, about
+    kv = 2 * 2 * info.hidden * info.layers * batch * (length + NEW / 2) / info.tensor_parallel_size
+    return {
+        "cell": f"{batch}x{length}",
+        "first_token_ms": round(first * 1e3, 2),
+        "token_ms": round(token * 1e3, 3),
+        "tokens_per_second": round(batch / token, 1),
+        "limit_ms": round((weights + kv) / read * 1e3, 3),
+    }
+
+
+def mixed(engine: Engine, file: Path) -> dict[str, object]:
+    lengths = json.loads(file.read_text())
+    inputs, outputs = lengths["input_lengths"], lengths["output_lengths"]
+    seconds = median(call(engine, inputs, outputs, i) for i in range(ROUNDS))
+    return {"mixed_requests": len(inputs), "output_tokens": sum(outputs), "seconds": seconds, "tokens_per_second": sum(outputs) / seconds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-tp", "--tensor-parallel-size", type=int, default=1)
+    parser.add_argument("-pp", "--pipeline-parallel-size", type=int, default=1)
+    parser.add_argument("--mpi", action="store_true", help="the ranks are the processes that mpirun started")
+    parser.add_argument("--devices", type=int, nargs="*")
+    parser.add_argument("--layers", type=int, default=44)
+    parser.add_argument("--cells", default="1x128,8x128,8x512,32x512,64x576,1x1920", help="BATCHxPROMPT,...")
+    parser.add_argument("--mixed", type=Path, metavar="JSON")
+    parser.add_argument("--max-num-batched-tokens", type=int)
+    parser.add_argument("--no-custom-all-reduce", action="store_true")
+    args = parser.parse_args()
+    comm = None
+    if args.mpi:
+        from mpi4py import MPI
+
+        comm = MPI.COMM_WORLD
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        engine = Engine(
+            write_model(Path(folder), args.layers),
+            load_format="dummy",
+            device="cuda",
+            enable_prefix_caching=False,
+            tensor_parallel_size=args.tensor_parallel_size,
+            pipeline_parallel_size=args.pipeline_parallel_size,
+            devices=args.devices,
+            custom_all_reduce=not args.no_custom_all_reduce,
+            max_num_batched_tokens=args.max_num_batched_tokens,
+            comm=comm,
+        )
+        ready = time.perf_counter() - start
+    tells = engine.info.rank == 0
+    read = _core.gpu_read_bandwidth()
+    if tells:
+        info = engine.info
+        about = {"gpu": info.device_detail, "tp": info.tensor_parallel_size, "pp": info.pipeline_parallel_size, "ranks": info.ranks}
+        about |= {"layers": args.layers, "max_num_batched_tokens": info.max_num_batched_tokens, "ready_s": round(ready, 1)}
+        print(json.dumps(about | {"read_tb_s": round(read * 1e-12, 3)}), flush=True)
+    for batch, length in (map(int, text.split("x")) for text in args.cells.split(",") if text):
+        result = cell(engine, batch, length, read)
+        if tells:
+            print(json.dumps(result), flush=True)
+    if args.mixed:
+        result = mixed(engine, args.mixed)
+        if tells:
+            print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
