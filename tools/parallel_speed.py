@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""How fast GPT-NeoX-20B's shape with random weights runs on one GPU or several: wall clock of Engine.generate, as other engines are measured.
+"""How fast GPT-NeoX-20B's shape with random weights runs on one GPU or several: wall clock of Engine.generate, as others are measured.
 
     python tools/parallel_speed.py -tp 2
     mpirun -n 2 python tools/parallel_speed.py --mpi -tp 2

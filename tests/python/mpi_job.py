@@ -26,9 +26,10 @@ PARAMS = [SamplingParams(max_tokens=8, temperature=k % 2, seed=k, top_p=0.9, n=1
 def outcome(engine):
     outputs = engine.generate(PROMPTS, PARAMS)
     again = engine.generate(PROMPTS, PARAMS)
-    assert [o.outputs for o in outputs] == [o.outputs for o in again], "from the prefix cache"
+    ids = [[c.token_ids for c in o.outputs] for o in outputs]
+    assert [[c.token_ids for c in o.outputs] for o in again] == ids, "from the prefix cache"
     return {
-        "ids": [[c.token_ids for c in o.outputs] for o in outputs],
+        "ids": ids,
         "score": [s.cumulative_logprob for s in engine.score(PROMPTS)],
         "logits": engine.forward([PROMPTS[3][:40], PROMPTS[2][:40]]).ravel()[::17].astype(float).tolist(),
     }
