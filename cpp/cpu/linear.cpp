@@ -65,25 +65,29 @@ INL void put(const Tile& t, int m, int p, int panels, F v) {
   }
 }
 
-template <class W, int MR, int P> [[gnu::flatten]] void tile(const Tile& t) {
-  F acc[P][MR];
-  each<P>([&](auto p) { each<MR>([&](auto m) { acc[p][m] = set1(0.f); }); });
-  auto multiply = [&](const char* b, int64_t k, auto j) {
-    F w[P];
-    each<P>([&](auto p) { w[p] = W::template get<j>(b + p * t.w_stride); });
-    each<MR>([&](auto m) {
-      const F a = set1(t.x[m * t.ldx + k + j]);
-      each<P>([&](auto p) { acc[p][m] = fma(a, w[p], acc[p][m]); });
-    });
-  };
+// Loops over constant bounds, so that the accumulators are registers: g++ 12 does not inline a lambda of that size, and drops one that
+// holds only a prefetch.
+#define UNROLLED _Pragma("GCC unroll 16") for
+template <class W, int MR, int P, int j> INL void multiply(const Tile& t, const char* b, int64_t k, F (&acc)[MR][P]) {
+  F w[P];
+  UNROLLED(int p = 0; p < P; p++) w[p] = W::template get<j>(b + p * t.w_stride);
+  UNROLLED(int m = 0; m < MR; m++) {
+    const F a = set1(t.x[m * t.ldx + k + j]);
+    UNROLLED(int p = 0; p < P; p++) acc[m][p] = fma(a, w[p], acc[m][p]);
+  }
+}
+template <class W, int MR, int P> void tile(const Tile& t) {
+  F acc[MR][P];
+  UNROLLED(int m = 0; m < MR; m++) UNROLLED(int p = 0; p < P; p++) acc[m][p] = set1(0.f);
   const char* b = t.w + t.k0 * kRowBytes<W>;
   int64_t k = t.k0;
   for (; k + W::kStep <= t.k1; k += W::kStep, b += W::kStep * kRowBytes<W>) {
-    each<P>([&](auto p) { fetch<MR>(b + p * t.w_stride); });
-    each<W::kStep>([&](auto j) { multiply(b, k, j); });
+    UNROLLED(int p = 0; p < P; p++) fetch<MR>(b + p * t.w_stride);
+    multiply<W, MR, P, 0>(t, b, k, acc);
+    if constexpr (W::kStep == 2) multiply<W, MR, P, 1>(t, b, k, acc);
   }
-  if (k < t.k1) multiply(b, k, std::integral_constant<int, 0>{});
-  each<P>([&](auto p) { each<MR>([&](auto m) { put(t, m, p, P, acc[p][m]); }); });
+  if (k < t.k1) multiply<W, MR, P, 0>(t, b, k, acc);
+  UNROLLED(int m = 0; m < MR; m++) UNROLLED(int p = 0; p < P; p++) put(t, m, p, P, acc[m][p]);
 }
 
 // The tiles of a format, by rows: with as many panels side by side (memory streams) as registers allow, with two, and with one.
@@ -99,7 +103,7 @@ constexpr int panels_for(int rows) {
 template <class W, class = std::make_integer_sequence<int, kFew>> struct Tiles;
 template <class W, int... i> struct Tiles<W, std::integer_sequence<int, i...>> {
   static constexpr TileFn side_by_side[] = {nullptr, tile<W, i + 1, panels_for(i + 1)>...};
-  static constexpr TileFn pair[] = {nullptr, tile<W, i + 1, kPair>...};
+  static constexpr TileFn pair[] = {nullptr, (i < kMany ? tile<W, std::min(i + 1, kMany), kPair> : nullptr)...};
   static constexpr TileFn one[] = {nullptr, tile<W, i + 1, 1>...};
 };
 

@@ -17,24 +17,6 @@ template <int n, class Fn> INL void each(Fn&& f) {
   (std::make_integer_sequence<int, n>{});
 }
 
-// The first n lanes, for what is left of a row; the others are 0, and are not stored.
-INL F load_first(const float* p, int64_t n) {
-  float t[16] = {};
-  std::memcpy(t, p, size_t(n) * sizeof(float));
-  return load(t);
-}
-INL void store_first(float* p, F x, int64_t n) {
-  float t[16];
-  store(t, x);
-  std::memcpy(p, t, size_t(n) * sizeof(float));
-}
-INL F first(F x, int64_t n) {
-  float t[16];
-  store(t, x);
-  for (int64_t i = n; i < 16; i++) t[i] = 0.f;
-  return load(t);
-}
-
 template <DType T> INL F load_as(const void* base, int64_t i) {  // 16 elements from the i-th on
   if constexpr (T == DType::f32) return load(static_cast<const float*>(base) + i);
   else if constexpr (T == DType::f16) return load_f16(static_cast<const uint16_t*>(base) + i);

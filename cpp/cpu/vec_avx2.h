@@ -25,6 +25,23 @@ INL I set1(int32_t a) {
   return {v, v};
 }
 INL F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+// The first n lanes, for what is left of a row; the others are 0, and are not touched in memory.
+INL I mask_of(int64_t n) {
+  const __m256i end = _mm256_set1_epi32(int(n)), lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return {_mm256_cmpgt_epi32(end, lane), _mm256_cmpgt_epi32(end, _mm256_add_epi32(lane, _mm256_set1_epi32(8)))};
+}
+INL F load_first(const float* p, int64_t n) {
+  const I m = mask_of(n);
+  return {_mm256_maskload_ps(p, m.a), _mm256_maskload_ps(p + 8, m.b)};
+}
+INL void store_first(float* p, F x, int64_t n) {
+  const I m = mask_of(n);
+  _mm256_maskstore_ps(p, m.a, x.a), _mm256_maskstore_ps(p + 8, m.b, x.b);
+}
+INL F first(F x, int64_t n) {
+  const I m = mask_of(n);
+  return {_mm256_and_ps(x.a, _mm256_castsi256_ps(m.a)), _mm256_and_ps(x.b, _mm256_castsi256_ps(m.b))};
+}
 INL I load_bits(const void* p) {
   const auto q = static_cast<const __m256i*>(p);
   return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};

@@ -15,6 +15,12 @@ constexpr int kAccumulators = 24;  // of 16 lanes, with room left for weights an
 INL F set1(float a) { return _mm512_set1_ps(a); }
 INL I set1(int32_t a) { return _mm512_set1_epi32(a); }
 INL F load(const float* p) { return _mm512_loadu_ps(p); }
+// The first n lanes, for what is left of a row; the others are 0, and are not touched in memory. No calls of memcpy: kernels that keep
+// their sums in registers would spill them around one.
+INL __mmask16 mask_of(int64_t n) { return __mmask16((1u << n) - 1); }
+INL F load_first(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(mask_of(n), p); }
+INL void store_first(float* p, F x, int64_t n) { _mm512_mask_storeu_ps(p, mask_of(n), x); }
+INL F first(F x, int64_t n) { return _mm512_maskz_mov_ps(mask_of(n), x); }
 INL I load_bits(const void* p) { return _mm512_loadu_si512(p); }
 INL F load_f16(const void* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }
 INL I load_u16(const void* p) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }

@@ -34,6 +34,16 @@ INL I set1(int32_t a) {
 INL F load(const float* p) {
   return lanes<F>([=](int i) { return p[i]; });
 }
+// The first n lanes, for what is left of a row; the others are 0, and are not touched in memory.
+INL F load_first(const float* p, int64_t n) {
+  return lanes<F>([=](int i) { return i < n ? p[i] : 0.f; });
+}
+INL void store_first(float* p, F x, int64_t n) {
+  for (int64_t i = 0; i < n; i++) p[i] = x.v[i];
+}
+INL F first(F x, int64_t n) {
+  return lanes<F>([=](int i) { return i < n ? x.v[i] : 0.f; });
+}
 INL I load_bits(const void* p) {
   I r;
   std::memcpy(&r, p, sizeof r);
