@@ -65,9 +65,6 @@ INL void put(const Tile& t, int m, int p, int panels, F v) {
   }
 }
 
-// Loops over constant bounds, so that the accumulators are registers: g++ 12 does not inline a lambda of that size, and drops one that
-// holds only a prefetch.
-#define UNROLLED _Pragma("GCC unroll 16") for
 template <class W, int MR, int P, int j> INL void multiply(const Tile& t, const char* b, int64_t k, F (&acc)[MR][P]) {
   F w[P];
   UNROLLED(int p = 0; p < P; p++) w[p] = W::template get<j>(b + p * t.w_stride);

@@ -17,6 +17,10 @@ template <int n, class Fn> INL void each(Fn&& f) {
   (std::make_integer_sequence<int, n>{});
 }
 
+/// A loop over constant bounds that is unrolled, for accumulators that have to be registers: g++ 12 does not inline a lambda of that size,
+/// and drops one that holds only a prefetch.
+#define UNROLLED _Pragma("GCC unroll 16") for
+
 template <DType T> INL F load_as(const void* base, int64_t i) {  // 16 elements from the i-th on
   if constexpr (T == DType::f32) return load(static_cast<const float*>(base) + i);
   else if constexpr (T == DType::f16) return load_f16(static_cast<const uint16_t*>(base) + i);
