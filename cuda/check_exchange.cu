@@ -218,12 +218,14 @@ int on_one_gpu(int ranks) {
       std::deque<Memory> x, out;
       for (int r = 0; r < ranks; r++)
         x.emplace_back(numbers(r, rows, kCols, 3)), out.emplace_back(size_t(rows * (kCols * ranks + kPad)) * 4);
-      for (int r = 0; r < ranks; r++) {
-        const Stream stream{.handle = streams[size_t(r)]};
-        exchange_parts(peers[size_t(r)], view(out[size_t(r)].data(), rows, kCols * ranks), view(x[size_t(r)].data(), rows, kCols), stream);
-        exchange_sum(peers[size_t(r)], view(x[size_t(r)].data(), rows, kCols), wire, stream);
-      }
-      ok(cudaDeviceSynchronize(), "exchange");
+      const auto all = [&](const auto& run) {  // of one kernel: the first launch of another waits for what runs
+        for (size_t r = 0; r < size_t(ranks); r++) run(r, Stream{.handle = streams[r]});
+        ok(cudaDeviceSynchronize(), "exchange");
+      };
+      all([&](size_t r, const Stream& stream) {
+        exchange_parts(peers[r], view(out[r].data(), rows, kCols * ranks), view(x[r].data(), rows, kCols), stream);
+      });
+      all([&](size_t r, const Stream& stream) { exchange_sum(peers[r], view(x[r].data(), rows, kCols), wire, stream); });
       const auto first = floats(out[0]);
       for (int r = 0; r < ranks; r++) {
         check_sum(floats(x[size_t(r)]), ranks, rows, kCols, 3, wire, true);
@@ -247,6 +249,7 @@ int on_one_gpu(int ranks) {
 
 int main(int argc, char** argv) {
   using namespace neox::cuda::trial;
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
   if (argc == 3 && std::strcmp(argv[1], "one") == 0) return on_one_gpu(std::atoi(argv[2]));
   int gpus = 0;
   ok(cudaGetDeviceCount(&gpus), "count the GPUs");

@@ -103,6 +103,9 @@ template <int Most, class Make, class Take> __device__ void exchange(const Peers
   for (int i = first; i < int(cell.y); i += stride)
     for (int r = 0; r < p.ranks; r++)
       if (r != p.rank) put(area(p.rank, cell.x + 2, r) + size_t(i) * 16, {kEmpty, kEmpty, kEmpty, kEmpty});
+  __syncthreads();  // all have read the cell
+  for (int c = blockIdx.x + threadIdx.x * gridDim.x; c < kExchangeCells; c += blockDim.x * gridDim.x)
+    p.cells[c] = {cell.x + 1, uint32_t(count), 0, 0};
   bool over = false;
   Patience patience(p);
   for (int i = first; i < count && !over; i += kFlight * stride) {
@@ -128,9 +131,7 @@ template <int Most, class Make, class Take> __device__ void exchange(const Peers
         take(at, all);
       }
   }
-  const bool any_over = __syncthreads_or(over);
-  for (int c = blockIdx.x + threadIdx.x * gridDim.x; c < kExchangeCells; c += blockDim.x * gridDim.x)
-    p.cells[c] = {cell.x + 1, uint32_t(count), any_over, 0};
+  for (int c = 0; c < kExchangeCells && over; c++) p.cells[c].z = 1;
 }
 
 template <class E, int Most>

@@ -2,13 +2,19 @@
 #include <nccl.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <future>
+#include <thread>
+#include <utility>
 
 #include "../nccl.h"
 #include "base/check.h"
 
 namespace neox::cuda {
 namespace {
+
+constexpr auto kAbortTime = std::chrono::seconds(10);
 
 ncclDataType_t type_of(DType t) { return t == DType::f32 ? ncclFloat32 : t == DType::f16 ? ncclFloat16 : ncclBfloat16; }
 
@@ -36,6 +42,7 @@ class NcclRanks final : public Nccl {
   }
   ~NcclRanks() override {
     if (comm_) ncclCommDestroy(comm_);
+    if (aborted_.valid()) aborted_.wait_for(kAbortTime);
   }
   NcclRanks(const NcclRanks&) = delete;
 
@@ -51,9 +58,14 @@ class NcclRanks final : public Nccl {
   void recv(void* x, size_t count, DType type, int from) override {
     finish(ncclRecv(x, count, type_of(type), from, comm(), stream_), "receive");
   }
+  /// NCCL's kernels end at once; the rest waits until no recorded step holds them, so it goes on beside the caller.
   void abandon() noexcept override {
-    if (comm_) ncclCommAbort(comm_);
-    comm_ = nullptr;
+    if (!comm_) return;
+    try {
+      std::packaged_task<void()> abort([comm = std::exchange(comm_, nullptr)] { ncclCommAbort(comm); });
+      aborted_ = abort.get_future();
+      std::thread(std::move(abort)).detach();
+    } catch (const std::exception&) {}  // no thread to be had: the communicator is left to the process's end
   }
 
  private:
@@ -71,6 +83,7 @@ class NcclRanks final : public Nccl {
   }
 
   ncclComm_t comm_ = nullptr;
+  std::future<void> aborted_;
   const cudaStream_t stream_;
   const NcclPlugin::Until until_;
 };
