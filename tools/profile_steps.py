@@ -141,9 +141,11 @@ def main():
     parser.add_argument("--cells", default="4x32", metavar="BxP,...", help="batches of prompts of a length")
     parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--prefill", action="store_true", help="the prompts' steps, as one, in place of decode steps")
+    parser.add_argument("-tp", "--tensor-parallel-size", type=int, default=1, help="what is printed is the sum over the GPUs")
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     options = {"dtype": args.dtype, "load_format": args.load_format, "enable_prefix_caching": False}
+    options |= {"tensor_parallel_size": args.tensor_parallel_size}
     engine = Engine(args.model, device="cuda", **options)
     trace, failed = Trace(), False
     for batch, prompt in (map(int, cell.split("x")) for cell in args.cells.split(",")):

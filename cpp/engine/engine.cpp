@@ -24,6 +24,9 @@ int32_t steps_ahead(const EngineConfig& c, bool beside_host) {
   return overlap ? std::max(c.pipeline_parallel_size, 2) : 1;
 }
 
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
 std::string described_use(const std::string& gemm_config, const GemmUse& use) {
   if (gemm_config.empty()) return "none";
   return concat(gemm_config, ": ", use.lines, " choices; of the products of recorded steps ", use.hits, " take one, ", use.misses,
@@ -178,27 +181,37 @@ void Engine::Impl::check_unbroken() const {
 
 void Engine::Impl::step(std::vector<Delta>& deltas) {
   check_unbroken();
-  using Clock = std::chrono::steady_clock;
-  const auto seconds = [](Clock::duration d) { return std::chrono::duration<double>(d).count(); };
+  const double planning = stats.planning_seconds;
   const auto begin = Clock::now();
   try {
     read_inbox(deltas);
     if (scheduler.needs_tokens())
       for (; !flying.empty(); flying.pop_front()) settle(flying.front(), deltas);
-    StepPlan plan = scheduler.schedule(flying.empty() ? 0 : (flying.back().slot + 1) % executor().limits().slots);
-    const int32_t tokens = plan.tokens;
-    if (tokens > 0) buffer.fill(plan, limit);
-    const auto planned = Clock::now();
-    if (tokens > 0) {
-      ranks.enqueue(buffer);
-      flying.push_back(std::move(plan));
-    }
-    if (!flying.empty() && (tokens == 0 || int32_t(flying.size()) == depth)) {
+    const bool started = int32_t(flying.size()) < depth && start_next();
+    if (!flying.empty() && (!started || int32_t(flying.size()) == depth)) {
       settle(flying.front(), deltas);
       flying.pop_front();
+      if (config.pipeline_parallel_size > 1) start_next();  // the first stage may be idle until then
     }
-    count(tokens, seconds(planned - begin), seconds(Clock::now() - planned));
+    count(seconds_since(begin) - (stats.planning_seconds - planning));
   } catch (const std::exception& e) { break_down(e); }
+}
+
+/// Plans a step and sends it on its way, if there is anything to compute.
+bool Engine::Impl::start_next() {
+  const auto begin = Clock::now();
+  StepPlan plan = scheduler.schedule(flying.empty() ? 0 : (flying.back().slot + 1) % executor().limits().slots);
+  const int32_t tokens = plan.tokens;
+  if (tokens > 0) buffer.fill(plan, limit);
+  {
+    const std::lock_guard lock(inbox);
+    stats.planning_seconds += seconds_since(begin);
+    stats.steps += tokens > 0, stats.tokens_computed += tokens;
+  }
+  if (tokens == 0) return false;
+  ranks.enqueue(buffer);
+  flying.push_back(std::move(plan));
+  return true;
 }
 
 /// What an exception leaves behind cannot be told, here and on the other ranks.

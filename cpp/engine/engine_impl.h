@@ -32,6 +32,7 @@ struct Engine::Impl {
   uint64_t draw_seed(uint64_t request_id) const;
   void check_unbroken() const;
   void step(std::vector<Delta>& deltas);
+  bool start_next();
   [[noreturn]] void break_down(const std::exception& why);
 
   // prompts.cpp: what a prompt has besides tokens
@@ -63,7 +64,7 @@ struct Engine::Impl {
   void fail_request(Sequence& s, const Error& why, std::vector<Delta>& deltas);
   Error explain(const Sequence& s, int32_t position, const Sample& sample);
   void end(Sequence& s);
-  void count(int32_t tokens, double planning, double running);
+  void count(double running);
 
   EngineConfig config;  // "auto" and 0 replaced by what they came to
   EngineInfo info;

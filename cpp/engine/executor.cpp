@@ -257,7 +257,7 @@ void Executor::enqueue(const StepBuffer& buffer) {
   const int32_t recorded = buffer.recorded();
   if (recorded >= 0 && !replays_.empty()) replays_[size_t(recorded)]->run();
   else run(buffer);
-  if (shard_.stage.last()) download(buffer);
+  if (samples()) download(buffer);
 }
 
 void Executor::download(const StepBuffer& buffer) {

@@ -40,6 +40,8 @@ class Executor {
   const ModelConfig& model() const { return model_config_; }
   const Backend& backend() const { return *backend_; }
   const Shard& shard() const { return shard_; }
+  /// Whose samples count: the first rank of the last stage, of those that all draw them alike.
+  bool samples() const { return shard_.stage.last() && shard_.rank == 0; }
   std::string connections() const;  // what passes between the ranks, and how
   const StepLimits& limits() const { return limits_; }
   int32_t num_blocks() const { return num_blocks_; }

@@ -177,14 +177,13 @@ void Engine::Impl::draw(const Chunk& c, const Executor::Result& r, size_t first,
   if (s.finish != FinishReason::none) end(s);
 }
 
-void Engine::Impl::count(int32_t tokens, double planning, double running) {
+void Engine::Impl::count(double running) {
   const std::lock_guard lock(inbox);
-  stats.steps += tokens > 0;
-  stats.tokens_computed += tokens, stats.tokens_generated = generated;
+  stats.tokens_generated = generated;
   stats.running = scheduler.running(), stats.waiting = scheduler.waiting();
   stats.preemptions = scheduler.preemptions(), stats.tokens_cached = scheduler.tokens_cached();
   stats.blocks_used = scheduler.pool().size() - scheduler.pool().available();
-  stats.planning_seconds += planning, stats.running_seconds += running;
+  stats.running_seconds += running;
   const GemmUse gemm = executor().backend().gemm_use();
   stats.gemm_hits = gemm.hits, stats.gemm_misses = gemm.misses;
 }

@@ -19,8 +19,7 @@ class Rank {
   void run(const StepBuffer& buffer);
   /// Runs rank 0's steps until it lets go, and returns what it says then.
   std::string follow();
-  /// The first rank of the last stage.
-  bool samples() const { return executor_.shard().stage.last() && executor_.shard().rank == 0; }
+  bool samples() const { return executor_.samples(); }
 
   Executor& executor() { return executor_; }
   const Executor& executor() const { return executor_; }
