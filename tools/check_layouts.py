@@ -70,10 +70,9 @@ def check(name: str, layers: int, gpus: int) -> bool:
             error = float(np.linalg.norm(other - logits) / np.linalg.norm(logits))
             same = sum(a == b for a, b in zip(got, tokens))
             right = error <= of["error"] and (of["dtype"] != "float32" or same == len(tokens))
-            print(
-                f"{name}, {of['dtype']}, tp {tp}, pp {gpus // tp}: logits differ by {error:.1e}, {same} of {len(tokens)} texts are the same; {ranks}: {'right' if right else 'WRONG'}",
-                flush=True,
-            )
+            texts = f"{same} of {len(tokens)} texts are the same"
+            verdict = "right" if right else "WRONG"
+            print(f"{name}, {of['dtype']}, tp {tp}, pp {gpus // tp}: logits differ by {error:.1e}, {texts}; {ranks}: {verdict}", flush=True)
             good &= right
     return good
 
@@ -83,7 +82,8 @@ def main() -> int:
     parser.add_argument("--gpus", type=int, default=2)
     parser.add_argument("--layers", type=int, default=44, help="of 20B's shape")
     args = parser.parse_args()
-    return 0 if all([check(name, args.layers, args.gpus) for name in CHECKS]) else 1
+    results = [check(name, args.layers, args.gpus) for name in CHECKS]
+    return 0 if all(results) else 1
 
 
 if __name__ == "__main__":

@@ -69,7 +69,8 @@ def mixed(engine: Engine, file: Path) -> dict[str, object]:
     lengths = json.loads(file.read_text())
     inputs, outputs = lengths["input_lengths"], lengths["output_lengths"]
     seconds = call(engine, inputs, outputs, 0)
-    return {"mixed_requests": len(inputs), "output_tokens": sum(outputs), "seconds": round(seconds, 2), "tokens_per_second": round(sum(outputs) / seconds)}
+    rate = round(sum(outputs) / seconds)
+    return {"mixed_requests": len(inputs), "output_tokens": sum(outputs), "seconds": round(seconds, 2), "tokens_per_second": rate}
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ class NcclRanks final : public Nccl {
     }
   }
   ~NcclRanks() override {
-    if (comm_) ncclCommDestroy(comm_);
+    abandon();  // ncclCommDestroy would wait for the other ranks to do the same
     if (aborted_.valid()) aborted_.wait_for(kAbortTime);
   }
   NcclRanks(const NcclRanks&) = delete;
