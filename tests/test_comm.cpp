@@ -130,6 +130,24 @@ TEST(ThreadGroup, ARankThatThrowsEndsTheOthersAtOnceWithItsWordsAndKind) {
   other.join();
 }
 
+TEST(ThreadGroup, ARankThatLooksSeesThatAnotherHasFailed) {
+  auto groups = make_thread_groups(2, 20);
+  groups[0]->check();
+  groups[1]->abort(ErrorKind::memory, "no room");
+  EXPECT_THROW(groups[0]->check(), Error);
+}
+
+TEST(Exchange, GivesEachMemberWhatAllSaidInTheirOrder) {
+  EXPECT_EQ(on_ranks(4,
+                     [](HostGroup& g) {
+                       const std::vector<int> odd{1, 3}, even{2, 0};
+                       const std::string mine(size_t(g.rank()), char('a' + g.rank()));
+                       const auto said = exchange(g, g.rank() % 2 ? odd : even, Channel::meeting, mine);
+                       EXPECT_EQ(said, g.rank() % 2 ? (std::vector<std::string>{"b", "ddd"}) : (std::vector<std::string>{"cc", ""}));
+                     }),
+            none(4));
+}
+
 TEST(Agree, PassesWhereAllLinesAreAlike) {
   EXPECT_EQ(on_ranks(4, [](HostGroup& g) { agree(g, "version: 1\nmodel: a\n"); }), none(4));
 }

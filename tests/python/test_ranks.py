@@ -156,6 +156,8 @@ def test_threads_refuse_what_does_not_divide(folder_of):
         Engine(folder, device="cpu", tensor_parallel_size=3)
     with pytest.raises(ValueError, match="pipeline_parallel_size is 6, expected at most the model's 5 layers"):
         Engine(folder, device="cpu", pipeline_parallel_size=6)
+    with pytest.raises(ValueError, match="devices names GPUs, but device is 'cpu'"):
+        Engine(folder, device="cpu", devices=[0])
     with pytest.raises(TypeError, match="expected a communicator of mpi4py"):
         Engine(folder, comm=object())
     engine = Engine(folder, device="cpu", pipeline_parallel_size=2)
