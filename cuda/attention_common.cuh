@@ -41,6 +41,7 @@ void prefill_bf16(const Args& args, int32_t max_q, const Stream& stream);
 void prefill_unfused(const AttentionArgs& call, const Args& args, const Unfused& how, const Stream& stream);
 void prefill_plain(const Args& args, int32_t max_q, const Stream& stream);
 
+using cuda::widen;
 __device__ inline float2 widen(__half2 x) { return __half22float2(x); }
 __device__ inline float2 widen(__nv_bfloat162 x) { return __bfloat1622float2(x); }
 template <class T> struct Pair;

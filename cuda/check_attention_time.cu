@@ -34,7 +34,7 @@ struct Load {
   }
   double flops() const { return double(seqs) * (double(q) * (kv - q) + q * (q + 1.0) / 2) * heads * head_dim * 4; }
   double kv_bytes() const { return double(seqs) * kv * heads * head_dim * 4; }
-  double append_bytes() const { return double(tokens) * heads * head_dim * 12; }
+  double append_bytes() const { return double(tokens) * heads * head_dim * 9; }  // k and v in and out, and a quarter of q
 };
 
 void time_one(const Shape& shape, double rate, cudaStream_t stream) {
