@@ -3,12 +3,49 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/pieces.h"
 #include "cuda_backend.h"
 
 namespace neox {
 namespace cuda {
 
-Staging::Staging(cudaStream_t stream, Waits& waits) : stream_(stream), waits_(waits) {
+Feed::~Feed() {
+  for (const Reader& reader : readers_)
+    for (const Place& place : reader.places)
+      if (place.sent) cudaEventDestroy(place.sent);
+  cudaFreeHost(memory_);
+}
+
+void Feed::prepare() {
+  check(cudaMallocHost(reinterpret_cast<void**>(&memory_), readers_.size() * 2 * kFetchBytes), "allocate pinned host memory");
+  char* at = memory_;
+  for (Reader& reader : readers_)
+    for (Place& place : reader.places) {
+      place.memory = at, at += kFetchBytes;
+      check(cudaEventCreateWithFlags(&place.sent, cudaEventDisableTiming), "create an event");
+    }
+}
+
+void Feed::upload(void* to, const void* from, size_t bytes) {
+  int device = 0;
+  check(cudaGetDevice(&device), "ask for the device");
+  if (!memory_) prepare();
+  waits_.stream(stream_);  // so that nothing before these copies still waits for other ranks
+  in_pieces(int64_t(bytes), kFetchBytes, kFetchThreads, [&](int thread, int64_t begin, int64_t end) {
+    Reader& reader = readers_[size_t(thread)];
+    const Place& place = reader.places[reader.next];
+    const char* source = static_cast<const char*>(from) + begin;
+    fetch(source, size_t(end - begin));
+    check(cudaSetDevice(device), "choose the device");  // each thread has its own choice
+    check(cudaEventSynchronize(place.sent), "wait for an upload");
+    std::memcpy(place.memory, source, size_t(end - begin));
+    check(cudaMemcpyAsync(static_cast<char*>(to) + begin, place.memory, size_t(end - begin), cudaMemcpyHostToDevice, stream_), "upload");
+    check(cudaEventRecord(place.sent, stream_), "record an event");
+    reader.next ^= 1;
+  });
+}
+
+Staging::Staging(cudaStream_t stream, Waits& waits) : stream_(stream), waits_(waits), feed_(stream, waits) {
   check(cudaMallocHost(reinterpret_cast<void**>(&memory_), (2 + kGathers) * kBytes), "allocate pinned host memory");
   for (cudaEvent_t& e : sent_) check(cudaEventCreateWithFlags(&e, cudaEventDisableTiming), "create an event");
   for (size_t i = 0; i < gathers_.size(); i++) {
@@ -26,6 +63,7 @@ Staging::~Staging() {
 }
 
 void Staging::upload(void* to, const void* from, size_t bytes) {
+  if (bytes >= Feed::kLeast) return feed_.upload(to, from, bytes);
   for (size_t done = 0, n; done < bytes; done += n) {
     n = std::min(kBytes, bytes - done);
     char* half = memory_ + half_ * kBytes;

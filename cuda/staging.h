@@ -4,10 +4,39 @@
 #include <array>
 #include <vector>
 
+#include "base/file.h"
 #include "check.h"
 #include "waits.h"
 
 namespace neox::cuda {
+
+/// Large uploads: several threads, each of which copies pieces of the source, which may be of a mapped file, into places of its own and
+/// sends them from there.
+class Feed {
+ public:
+  Feed(cudaStream_t stream, Waits& waits) : stream_(stream), waits_(waits) {}
+  ~Feed();
+  Feed(const Feed&) = delete;
+
+  static constexpr size_t kLeast = size_t(8) << 20;  // bytes that are worth it
+  void upload(void* to, const void* from, size_t bytes);
+
+ private:
+  struct Place {
+    char* memory = nullptr;  // [kFetchBytes]
+    cudaEvent_t sent = nullptr;
+  };
+  struct Reader {
+    std::array<Place, 2> places;
+    size_t next = 0;
+  };
+  void prepare();
+
+  const cudaStream_t stream_;
+  Waits& waits_;
+  char* memory_ = nullptr;  // of all places, from the first upload on
+  std::array<Reader, kFetchThreads> readers_;
+};
 
 /// Uploads go through two areas in turn, so that one is filled while the other is sent. Downloads gather in one area until mark(), then in
 /// the next.
@@ -42,6 +71,7 @@ class Staging {
 
   const cudaStream_t stream_;
   Waits& waits_;
+  Feed feed_;
   char* memory_ = nullptr;                 // [2 + kGathers][kBytes]
   std::array<cudaEvent_t, 2> sent_{};      // when an upload's area may be filled again
   std::array<bool, 2> sending_{};          // unless that is known: no mark after it was waited for

@@ -48,7 +48,7 @@ class NEOX_API Backend {
   virtual int64_t memory_free() const = 0;   // bytes that a KV cache may count on
   virtual void* allocate(size_t bytes) = 0;  // 256-byte aligned, contents undefined; throws Error(memory)
   virtual void release(void* p) noexcept = 0;
-  virtual void upload(void* to, const void* from, size_t bytes) = 0;    // in order with the ops
+  virtual void upload(void* to, const void* from, size_t bytes) = 0;    // in order with the ops; `from` may change once it returns
   virtual void download(void* to, const void* from, size_t bytes) = 0;  // in order with the ops; `to` is whole after synchronize
   virtual void synchronize() = 0;
   /// This place in the order of ops and copies; wait() makes whole what was downloaded before it, whatever runs after it. Two may be open.

@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <string>
 
+#include "neox/error.h"
+
 namespace neox {
 
 /// A whole file, mapped read-only. The mapping goes with the object.
@@ -24,6 +26,12 @@ class MappedFile {
   const char* data_ = nullptr;
   size_t size_ = 0;
 };
+
+/// Brings what lies in [from, from + bytes) of mapped files into memory. All of it is asked for at once, which keeps a disk busy, where
+/// touching one page after another waits for each. Does no harm to memory that is no file's.
+NEOX_API void fetch(const void* from, size_t bytes);
+constexpr int kFetchThreads = 8;          // that read a large tensor side by side
+constexpr int64_t kFetchBytes = 2 << 20;  // pieces of it
 
 bool file_exists(const std::string& path);
 bool is_folder(const std::string& path);

@@ -89,6 +89,7 @@ void join_along(char* out, const Entry& e) {
   const size_t size = size_of(e.parts[0].dtype);
   size_t at = 0;
   for (const FileTensor& part : e.parts) {
+    fetch(part.data, span_bytes(part));
     const size_t width = size_t(part.count() / std::max<int64_t>(outer, 1)) * size;
     if (outer == 1) copy_whole(out + at, part);
     else copy_matrix(out + at, inner, part.data, part);  // axis 1 of a matrix, the only other there is
@@ -100,6 +101,7 @@ void join_along(char* out, const Entry& e) {
 std::vector<float> as_floats(const FileTensor& t) {
   const auto n = size_t(t.count());
   std::vector<char> values(n * size_of(t.dtype));
+  fetch(t.data, span_bytes(t));
   copy_whole(values.data(), t);
   std::vector<float> out(n);
   for (size_t i = 0; i < n; i++) out[i] = load_as_f32(values.data(), t.dtype, int64_t(i));

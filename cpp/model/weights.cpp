@@ -2,23 +2,47 @@
 #include "model/weights.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <set>
 
 #include "base/check.h"
+#include "base/file.h"
+#include "base/pieces.h"
 
 namespace neox {
 namespace {
 
+int64_t rows_of_a_piece(const Tensor& t) { return std::max<int64_t>(1, kFetchBytes / (t.ld * int64_t(size_of(t.dtype)))); }
+
 /// float16 ends at 65504: a weight beyond it would silently become infinite.
 void check_range(const std::string& name, const Tensor& w, DType dtype) {
   if (dtype != DType::f16 || w.dtype == DType::f16) return;
-  dispatch(w.dtype, [&](auto type) {
-    float most = 0;
-    for (int64_t r = 0; r < w.rows; r++)
-      for (int64_t i = 0; i < w.cols; i++) most = std::max(most, std::fabs(load_as_f32<type>(w.data, r * w.ld + i)));
-    require(most < 65520.f, name, " has magnitudes up to ", most, ", beyond float16's 65504: use dtype bfloat16 or float32");
+  std::array<float, kFetchThreads> largest{};  // of each thread's rows
+  in_pieces(w.rows, rows_of_a_piece(w), kFetchThreads, [&](int thread, int64_t begin, int64_t end) {
+    fetch(w.from(begin).data, size_t((end - begin) * w.ld) * size_of(w.dtype));
+    dispatch(w.dtype, [&](auto type) {
+      float most = largest[size_t(thread)];
+      for (int64_t r = begin; r < end; r++)
+        for (int64_t i = 0; i < w.cols; i++) most = std::max(most, std::fabs(load_as_f32<type>(w.data, r * w.ld + i)));
+      largest[size_t(thread)] = most;
+    });
+  });
+  const float most = *std::max_element(largest.begin(), largest.end());
+  require(most < 65520.f, name, " has magnitudes up to ", most, ", beyond float16's 65504: use dtype bfloat16 or float32");
+}
+
+/// from, of its own type, becomes `to`, [rows, cols] row-major of type dtype.
+void convert(char* to, const Tensor& from, DType dtype) {
+  in_pieces(from.rows, rows_of_a_piece(from), kFetchThreads, [&](int, int64_t begin, int64_t end) {
+    fetch(from.from(begin).data, size_t((end - begin) * from.ld) * size_of(from.dtype));
+    dispatch(from.dtype, [&](auto f) {
+      dispatch(dtype, [&](auto t) {
+        for (int64_t r = begin; r < end; r++)
+          for (int64_t i = 0; i < from.cols; i++) store_from_f32<t>(to, r * from.cols + i, load_as_f32<f>(from.data, r * from.ld + i));
+      });
+    });
   });
 }
 
@@ -38,6 +62,7 @@ Weights::Weights(Backend& backend, Checkpoint& checkpoint, const ModelConfig& co
     head.weight = head_rows(head_name(warnings));
   }
   rope = make_rope();
+  backend_.synchronize();
   warn_of_the_rest(warnings);
 }
 
@@ -56,7 +81,6 @@ Tensor Weights::vector(const Tensor& source, DType dtype) {
   for (int64_t i = 0; i < source.cols; i++) store_from_f32(values.data(), dtype, i, load_as_f32(source.data, source.dtype, i));
   Tensor out = arena_.tensor(1, source.cols, dtype);
   backend_.upload(out.data, values.data(), values.size());
-  backend_.synchronize();
   return out;
 }
 
@@ -125,14 +149,17 @@ Tensor Weights::table(const std::string& name) {
   const Tensor source = checkpoint_.get(name, config_.vocab_size, config_.hidden_size);
   check_range(name, source, dtype_);
   Tensor out = arena_.tensor(source.rows, source.cols, dtype_);
-  constexpr int64_t kRows = 256;  // converted at a time
-  std::vector<char> rows(size_t(kRows * source.cols) * size_of(dtype_));
+  const size_t row_bytes = size_t(source.cols) * size_of(dtype_);
+  if (source.dtype == dtype_) {
+    backend_.upload(out.data, source.data, size_t(source.rows) * row_bytes);
+    return out;
+  }
+  constexpr int64_t kRows = 2048;  // converted at a time
+  std::vector<char> rows(size_t(std::min(kRows, source.rows)) * row_bytes);
   for (int64_t r = 0; r < source.rows; r += kRows) {
-    const Tensor from = source.from(r);
-    const int64_t n = std::min(kRows, from.rows) * source.cols;
-    for (int64_t i = 0; i < n; i++) store_from_f32(rows.data(), dtype_, i, load_as_f32(from.data, source.dtype, i));
-    backend_.upload(out.from(r).data, rows.data(), size_t(n) * size_of(dtype_));
-    backend_.synchronize();
+    const Tensor from = source.from(r).first(std::min(kRows, source.rows - r));
+    convert(rows.data(), from, dtype_);
+    backend_.upload(out.from(r).data, rows.data(), size_t(from.rows) * row_bytes);
   }
   return out;
 }
@@ -175,7 +202,6 @@ Rope Weights::make_rope() {
   if (bytes == 0) return {};
   float* data = static_cast<float*>(arena_.allocate(bytes));
   backend_.upload(data, table.data(), bytes);
-  backend_.synchronize();
   return {.cos_sin = data, .half = half};
 }
 
