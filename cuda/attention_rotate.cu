@@ -15,7 +15,7 @@ constexpr int kTurns = 2, kMoves = 6;  // heads whose elements a thread has on t
 
 /// The CTAs of a token.
 struct Parts {
-  int turning;                  // the first ones
+  int all, turning;             // the turning ones come first
   int turned_each, moved_each;  // heads of one
 };
 
@@ -50,14 +50,14 @@ template <class T, int N> __device__ void append(const Args& p, void* pages, int
 /// Where head 0's elements of this slot lie in the pages.
 __device__ int64_t page_at(const Args& p, int slot) { return (int64_t(slot / p.block) * p.heads * p.block + slot % p.block) * p.head_dim; }
 
-template <class T, int Wide> __device__ void turn(const Args& p, bool same, int first, int end) {
+template <class T, int Wide> __device__ void turn(const Args& p, bool same, int token, int first, int end) {
   const int half = p.half, each = half / Wide, D = p.head_dim;
   const Place at(2 * each);
   if (at.idle()) return;
   const bool is_k = at.item >= each;
   const int i = (is_k ? at.item - each : at.item) * Wide;
-  T* const x = static_cast<T*>(p.qkv) + int64_t(blockIdx.x) * p.qkv_ld + (is_k ? D : 0) + i;
-  const int slot = p.slot[blockIdx.x], pos = p.pos[blockIdx.x];
+  T* const x = static_cast<T*>(p.qkv) + int64_t(token) * p.qkv_ld + (is_k ? D : 0) + i;
+  const int slot = p.slot[token], pos = p.pos[token];
   for (int head = first + at.head; head < end; head += kTurns * at.step) {
     Pack<T, Wide> low[kTurns], high[kTurns];
 #pragma unroll
@@ -86,7 +86,7 @@ template <class T, int Wide> __device__ void turn(const Args& p, bool same, int 
   }
 }
 
-template <class T> __device__ void move(const Args& p, bool same, int first, int end) {
+template <class T> __device__ void move(const Args& p, bool same, int token, int first, int end) {
   constexpr int N = 16 / sizeof(T);
   const int D = p.head_dim, turned = 2 * p.half, skipped = turned / N;  // whole vectors of k that turn
   const Place at(2 * D / N - skipped);
@@ -95,8 +95,8 @@ template <class T> __device__ void move(const Args& p, bool same, int first, int
   const bool is_k = from < D;
   void* const pages = is_k ? p.k : p.v;
   const int d = is_k ? from : from - D, turn_here = is_k ? max(turned - from, 0) : 0;
-  const T* const x = static_cast<const T*>(p.qkv) + int64_t(blockIdx.x) * p.qkv_ld + D + from;
-  const int slot = p.slot[blockIdx.x];
+  const T* const x = static_cast<const T*>(p.qkv) + int64_t(token) * p.qkv_ld + D + from;
+  const int slot = p.slot[token];
   const int64_t to = page_at(p, slot) + d;
   const auto page = [&](int h) { return to + int64_t(h) * p.block * D; };
   first += at.head;
@@ -117,19 +117,21 @@ template <class T> __device__ void move(const Args& p, bool same, int first, int
   }
 }
 
-/// grid: (tokens, parts)
+/// grid: parts of a token side by side, which share sectors of qkv and pages
 template <class T, int Wide>
 __global__ void __launch_bounds__(kThreads, 4) rotate_append_kernel(const __grid_constant__ Args p, bool same, Parts parts) {
   grid_wait();
   grid_launch();  // not before: those that follow read what is older than this kernel before they wait
-  if (blockIdx.x == 0 && blockIdx.y == 0)
+  if (blockIdx.x == 0)
     for (int i = threadIdx.x; i < kMaxShares; i += kThreads) p.arrived[i] = 0;
-  const int part = int(blockIdx.y) - parts.turning;
-  if (part < 0) {
-    const int first = int(blockIdx.y) * parts.turned_each;
-    turn<T, Wide>(p, same, first, min(first + parts.turned_each, p.heads));
+  const int token = int(blockIdx.x) / parts.all, part = int(blockIdx.x) % parts.all;
+  const auto end = [&](int first, int each) { return min(first + each, p.heads); };
+  if (part < parts.turning) {
+    const int first = part * parts.turned_each;
+    turn<T, Wide>(p, same, token, first, end(first, parts.turned_each));
   } else {
-    move<T>(p, same, part * parts.moved_each, min((part + 1) * parts.moved_each, p.heads));
+    const int first = (part - parts.turning) * parts.moved_each;
+    move<T>(p, same, token, first, end(first, parts.moved_each));
   }
 }
 
@@ -139,14 +141,13 @@ template <class T, int Wide> void run(const Args& a, const Stream& stream) {
   const bool few = a.tokens < 128;
   const auto heads_each = [&](int items, int at_once) { return items == 0 ? a.heads : kThreads / items * (few ? 1 : at_once); };
   const auto ctas = [&](int each) { return (a.heads + each - 1) / each; };
-  Parts parts{.turning = 0,
+  Parts parts{.all = 0,
+              .turning = 0,
               .turned_each = heads_each(2 * a.half / Wide, kTurns),
               .moved_each = heads_each(2 * a.head_dim / N - 2 * a.half / N, kMoves)};
   if (a.half > 0) parts.turning = ctas(parts.turned_each);
-  launch({.name = "attention, rotate and append",
-          .grid = dim3(unsigned(a.tokens), unsigned(parts.turning + ctas(parts.moved_each))),
-          .block = kThreads,
-          .stream = stream},
+  parts.all = parts.turning + ctas(parts.moved_each);
+  launch({.name = "attention, rotate and append", .grid = unsigned(a.tokens * parts.all), .block = kThreads, .stream = stream},
          rotate_append_kernel<T, Wide>, a, a.act == a.kv, parts);
 }
 
