@@ -9,6 +9,13 @@
 namespace neox {
 namespace cuda {
 
+void HostRows::copy(char* to, int64_t begin, int64_t end) const {
+  for (int64_t n; begin < end; begin += n, to += n) {
+    n = std::min(end - begin, bytes - begin % bytes);
+    std::memcpy(to, at(begin), size_t(n));
+  }
+}
+
 Feed::~Feed() {
   for (const Reader& reader : readers_)
     for (const Place& place : reader.places)
@@ -26,19 +33,18 @@ void Feed::prepare() {
     }
 }
 
-void Feed::upload(void* to, const void* from, size_t bytes) {
+void Feed::upload(void* to, const HostRows& from) {
   int device = 0;
   check(cudaGetDevice(&device), "ask for the device");
   if (!memory_) prepare();
   waits_.stream(stream_);  // so that nothing before these copies still waits for other ranks
-  in_pieces(int64_t(bytes), kFetchBytes, kFetchThreads, [&](int thread, int64_t begin, int64_t end) {
+  in_pieces(from.all(), kFetchBytes, kFetchThreads, [&](int thread, int64_t begin, int64_t end) {
     Reader& reader = readers_[size_t(thread)];
     const Place& place = reader.places[reader.next];
-    const char* source = static_cast<const char*>(from) + begin;
-    fetch(source, size_t(end - begin));
+    fetch(from.at(begin), size_t(from.at(end - 1) - from.at(begin)) + 1);
     check(cudaSetDevice(device), "choose the device");  // each thread has its own choice
     check(cudaEventSynchronize(place.sent), "wait for an upload");
-    std::memcpy(place.memory, source, size_t(end - begin));
+    from.copy(place.memory, begin, end);
     check(cudaMemcpyAsync(static_cast<char*>(to) + begin, place.memory, size_t(end - begin), cudaMemcpyHostToDevice, stream_), "upload");
     check(cudaEventRecord(place.sent, stream_), "record an event");
     reader.next ^= 1;
@@ -63,7 +69,8 @@ Staging::~Staging() {
 }
 
 void Staging::upload(void* to, const void* from, size_t bytes) {
-  if (bytes >= Feed::kLeast) return feed_.upload(to, from, bytes);
+  const auto size = int64_t(bytes);
+  if (bytes >= Feed::kLeast) return feed_.upload(to, {.data = static_cast<const char*>(from), .rows = 1, .bytes = size, .stride = size});
   for (size_t done = 0, n; done < bytes; done += n) {
     n = std::min(kBytes, bytes - done);
     char* half = memory_ + half_ * kBytes;
@@ -74,6 +81,11 @@ void Staging::upload(void* to, const void* from, size_t bytes) {
     sending_[half_] = true, sent_before_[half_] = marks_;
     half_ ^= 1;
   }
+}
+
+void Staging::upload(void* to, const HostRows& from) {
+  if (from.rows <= 1 || from.stride == from.bytes) upload(to, from.data, size_t(from.all()));
+  else feed_.upload(to, from);
 }
 
 void Staging::download(void* to, const void* from, size_t bytes) {

@@ -48,15 +48,19 @@ template <class E> __global__ __launch_bounds__(kThreads) void random_kernel(E* 
 size_t CudaBackend::packed_bytes(int64_t outputs, int64_t inputs, DType dtype) const { return size_t(outputs * inputs) * size_of(dtype); }
 
 Tensor CudaBackend::pack(void* to, const Tensor& w, DType dtype) {
-  require(w.ld == w.cols, "pack: the rows of a weight must follow each other");
-  const int64_t n = w.rows * w.cols, step = int64_t(cuda::kWorkspaceBytes / size_of(w.dtype));
+  enter();
+  const auto size = int64_t(size_of(w.dtype));
+  cuda::HostRows rows{.data = static_cast<const char*>(w.data), .rows = w.rows, .bytes = w.cols * size, .stride = w.ld * size};
   if (w.dtype == dtype) {
-    upload(to, w.data, size_t(n) * size_of(dtype));
+    staging_->upload(to, rows);
   } else {
-    for (int64_t i = 0; i < n; i += step) {  // in order on one stream: a piece is converted before the next one overwrites it
-      const int64_t count = std::min(step, n - i);
-      upload(workspace_, static_cast<const char*>(w.data) + i * int64_t(size_of(w.dtype)), size_t(count) * size_of(w.dtype));
-      cuda::convert(workspace_, w.dtype, static_cast<char*>(to) + i * int64_t(size_of(dtype)), dtype, count, stream_);
+    const int64_t most = int64_t(cuda::kWorkspaceBytes) / rows.bytes;
+    require(most > 0, "pack: a weight's rows have ", rows.bytes, " bytes, expected at most ", cuda::kWorkspaceBytes);
+    for (int64_t row = 0; row < w.rows; row += most) {  // in order on one stream: they are converted before the next ones overwrite them
+      rows.data = static_cast<const char*>(w.data) + row * rows.stride, rows.rows = std::min(most, w.rows - row);
+      staging_->upload(workspace_, rows);
+      cuda::convert(workspace_, w.dtype, static_cast<char*>(to) + row * w.cols * int64_t(size_of(dtype)), dtype, rows.rows * w.cols,
+                    stream_);
     }
   }
   return {.data = to, .rows = w.rows, .cols = w.cols, .ld = w.cols, .dtype = dtype};

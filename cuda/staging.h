@@ -10,8 +10,18 @@
 
 namespace neox::cuda {
 
+/// Bytes of the host in rows, which may lie apart.
+struct HostRows {
+  const char* data;
+  int64_t rows, bytes, stride;  // bytes: of one row; stride: from one row's first byte to the next one's
+
+  int64_t all() const { return rows * bytes; }
+  const char* at(int64_t byte) const { return data + byte / bytes * stride + byte % bytes; }  // of all(), one after another
+  void copy(char* to, int64_t begin, int64_t end) const;                                      // these of them
+};
+
 /// Large uploads: several threads, each of which copies pieces of the source, which may be of a mapped file, into places of its own and
-/// sends them from there.
+/// sends them from there, side by side.
 class Feed {
  public:
   Feed(cudaStream_t stream, Waits& waits) : stream_(stream), waits_(waits) {}
@@ -19,7 +29,7 @@ class Feed {
   Feed(const Feed&) = delete;
 
   static constexpr size_t kLeast = size_t(8) << 20;  // bytes that are worth it
-  void upload(void* to, const void* from, size_t bytes);
+  void upload(void* to, const HostRows& from);
 
  private:
   struct Place {
@@ -47,6 +57,7 @@ class Staging {
   Staging(const Staging&) = delete;
 
   void upload(void* to, const void* from, size_t bytes);    // `from` may change once this returns
+  void upload(void* to, const HostRows& from);              // the same, and rows come to lie side by side
   void download(void* to, const void* from, size_t bytes);  // `to` is whole after finish()
   void finish();                                            // waits for the stream
   uint64_t mark();

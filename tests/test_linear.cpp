@@ -155,6 +155,35 @@ TEST_P(LinearOp, AWeightPacksTheSameFromEveryTypeThatHoldsIt) {
   }
 }
 
+TEST_P(LinearOp, SomeColumnsOfAMatrixPackAsTheyDoAlone) {
+  Random random(9);
+  for (int64_t outputs : {3, 700})
+    for (DType dtype : kDTypes)
+      for (DType source : {DType::f32, dtype}) {
+        SCOPED_TRACE(describe({{"outputs", outputs}, {"dtype", int(dtype)}, {"source", int(source)}}));
+        constexpr int64_t kAll = 4096, kFirst = 1024, kCols = 2048;
+        Matrix weight(outputs, kCols), x = random.matrix(2, kCols, -1, 1, backend_->activation_dtype(dtype));
+        std::vector<char> host(size_t(outputs * kAll) * size_of(source));
+        for (int64_t r = 0; r < outputs; r++)
+          for (int64_t c = 0; c < kAll; c++) {
+            const double value = rounded(random.uniform(-1, 1), dtype);
+            store_from_f32(host.data(), source, r * kAll + c, float(value));
+            if (c >= kFirst && c < kFirst + kCols) weight.at(r, c - kFirst) = value;
+          }
+        const DeviceMatrix device_x(*backend_, x, backend_->activation_dtype(dtype));
+        const DeviceLinear alone(*backend_, weight, Matrix(), dtype, source);
+        const Buffer packed(*backend_, backend_->packed_bytes(outputs, kCols, dtype));
+        Linear part;
+        part.weight = backend_->pack(
+            packed.data(),
+            {.data = host.data() + kFirst * int64_t(size_of(source)), .rows = outputs, .cols = kCols, .ld = kAll, .dtype = source}, dtype);
+        const DeviceMatrix out(*backend_, 2, outputs), want(*backend_, 2, outputs);
+        backend_->linear({{.out = out, .x = device_x, .w = part}});
+        backend_->linear({{.out = want, .x = device_x, .w = alone}});
+        EXPECT_EQ(out.bits(), want.bits());
+      }
+}
+
 /// What a packed weight holds, by a product with the unit matrix.
 Matrix unpacked(Backend& backend, const Tensor& packed) {
   Matrix unit(packed.cols, packed.cols), weight(packed.rows, packed.cols);
