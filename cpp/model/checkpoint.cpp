@@ -56,7 +56,11 @@ std::unique_ptr<StoredCheckpoint> open_any(const std::string& path, const std::s
 ModelConfig find_model_config(const std::string& folder, const std::string& text) {
   if (!text.empty() || file_exists(folder + "/config.json")) return read_model_config(folder, text);
   const std::string step = training_step(folder);
-  if (step.empty() || file_exists(step + "/config.json")) return read_model_config(step.empty() ? folder : step);
+  if (!step.empty() && file_exists(step + "/config.json")) return read_model_config(step);
+  if (step.empty())
+    fail(ErrorKind::not_found, folder,
+         " has no config.json, expected a model's folder: HuggingFace's (config.json and weights), a training's (",
+         "latest, or layer_*-model_*-model_states.pt), or FasterTransformer's <N>-gpu (config.ini)");
   fail(ErrorKind::not_found, folder, " has a training checkpoint, but no config.json: write one with neoxnative convert --config-only ",
        folder);
 }

@@ -24,8 +24,9 @@ def refused(error, message, folder, **options):
 
 def test_what_is_no_model_folder_is_said(tmp_path):
     refused(FileNotFoundError, "no/such/folder", "no/such/folder")
-    refused(FileNotFoundError, r"nothing/config\.json", (tmp_path / "nothing").mkdir() or tmp_path / "nothing")
+    (tmp_path / "nothing").mkdir()
     models.write(TINY, tmp_path / "file")
+    refused(FileNotFoundError, r"nothing has no config\.json, expected a model's folder: HuggingFace's .*-gpu", tmp_path / "nothing")
     refused(FileNotFoundError, r"config\.json is not a folder", tmp_path / "file" / "config.json")
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "config.json").write_text(json.dumps(models.config(TINY)))
