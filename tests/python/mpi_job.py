@@ -14,6 +14,7 @@ import numpy as np
 from mpi4py import MPI
 
 import mpi
+import prompt_cases
 from neoxnative import Engine, SamplingParams
 
 COMM = MPI.COMM_WORLD
@@ -91,6 +92,19 @@ def different(folder, tp, pp):
     assert outcome(engine)["ids"]
 
 
+def learned(folder, tp, pp):
+    engine = make(folder, tp, pp, prompt_learning=prompt_cases.tasks(prompt_cases.MODELS[0]))
+    say(ids=learned_outcome(engine))
+
+
+def learned_outcome(engine):
+    """Continuations with learned prompts of all kinds."""
+    model = prompt_cases.MODELS[0]
+    prompts = [case.prompt(model) for case in prompt_cases.cases(model) if case.beams == 1]
+    outputs = engine.generate(prompts, SamplingParams(max_tokens=6, temperature=0, ignore_eos=True))
+    return [o.outputs[0].token_ids for o in outputs]
+
+
 def strike(fault):
     if fault == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -140,8 +154,8 @@ def main(mode, folder, tp, pp):
             make(folder, tp, pp)
         time.sleep(2 * TIMEOUT)
         os._exit(0)  # MPICH's MPI_Finalize would wait for the rank that gave up
-    elif mode in ("same", "served", "different"):
-        {"same": same, "served": served, "different": different}[mode](folder, tp, pp)
+    elif mode in ("same", "served", "different", "learned"):
+        {"same": same, "served": served, "different": different, "learned": learned}[mode](folder, tp, pp)
     else:
         faulty(mode, folder, tp, pp)
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import mpi
+import prompt_cases
 from models import Model
 from neoxnative import Engine, SamplingParams
 
@@ -25,13 +26,17 @@ MODELS = {  # vocabularies that no number of ranks divides
 }
 
 
-def job_outcome(engine):
-    """mpi_job.outcome, which without mpi4py cannot be imported."""
+def job():
+    """mpi_job, which without mpi4py cannot be imported."""
     pytest.importorskip("mpi4py")
     spec = importlib.util.spec_from_file_location("mpi_job", mpi.JOB)
-    job = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(job)
-    return job.outcome(engine)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def job_outcome(engine):
+    return job().outcome(engine)
 
 
 def check_same(got, expected):
@@ -72,6 +77,15 @@ def test_rank_0_serves_by_itself_while_the_others_follow(model):
     done = mpi.run(4, "served", folder, 2, 2)
     assert done.returncode == 0, done.stderr
     assert [got["ids"] for got in done.ranks] == [expected["ids"]] * 4
+
+
+@pytest.mark.parametrize(("tp", "pp"), [(2, 1), (1, 2)])
+def test_learned_prompts_are_continued_alike_by_processes(folder_of, tp, pp):
+    folder = folder_of(prompt_cases.MODELS[0])
+    engine = Engine(folder, device=mpi.DEVICE, prompt_learning=prompt_cases.tasks(prompt_cases.MODELS[0]))
+    done = mpi.run(2, "learned", folder, tp, pp)
+    assert done.returncode == 0, done.stderr
+    assert [got["ids"] for got in done.ranks] == [job().learned_outcome(engine)] * 2
 
 
 def test_calls_that_differ_raise_on_every_rank_and_the_engine_lives_on(model):
