@@ -13,15 +13,16 @@ import argparse
 import asyncio
 import json
 import os
-import random
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from neoxnative.bench_server import Client, make_jobs, read_lengths
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "python"))
-from serving import Server, complete
+from serving import Server
 
 DIRECT = """
 import json, sys, time
@@ -38,34 +39,29 @@ for line in sys.stdin:
 """
 
 
-def read_load(path, requests, vocab, seed):
-    lengths = json.loads(Path(path).read_text())
-    rng = random.Random(seed)
-    pairs = list(zip(lengths["input_lengths"], lengths["output_lengths"]))[:requests]
-    return [([rng.randrange(1, vocab) for _ in range(prompt)], new) for prompt, new in pairs]
-
-
 def processor_seconds(pid):
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def through_engine(process, load):
+def through_engine(process, jobs):
     """(seconds, processor seconds)"""
-    process.stdin.write(json.dumps(load) + "\n")
+    process.stdin.write(json.dumps([(job.prompt, job.output_length) for job in jobs]) + "\n")
     process.stdin.flush()
     return json.loads(process.stdout.readline())
 
 
-def through_http(server, load, stream):
+def through_http(server, jobs, stream):
     async def all_at_once():
-        how = {"temperature": 0, "ignore_eos": True} | ({"stream": True} if stream else {})
-        return await asyncio.gather(*(complete(server.port, prompt=prompt, max_tokens=new, **how) for prompt, new in load))
+        async with Client(server.url) as client:
+            return await client.run(jobs, stream=stream)
 
     start, cpu = time.perf_counter(), processor_seconds(server.process.pid) + time.process_time()
-    replies = asyncio.run(all_at_once())
+    timings = asyncio.run(all_at_once())
     took = time.perf_counter() - start, processor_seconds(server.process.pid) + time.process_time() - cpu
-    assert all(reply.status == 200 and (reply.done or not stream) for reply in replies)
+    failed = [timing.error for timing in timings if timing.error]
+    if failed:
+        raise SystemExit(f"{len(failed)} requests failed, the first: {failed[0]}")
     return took
 
 
@@ -86,14 +82,14 @@ def main():
     ways = {"engine": [], "http": [], "streaming": []}  # of each round (seconds, processor seconds)
     with Server(args.config, *flags) as server:
         for number in range(args.rounds + 1):  # the first one, short, warms up
-            load = read_load(args.load, args.requests if number else 4, min(vocab, 50000), number)
+            load = make_jobs(read_lengths(args.load, args.requests if number else 4), vocab=min(vocab, 50000), seed=number)
             took = {
                 "engine": through_engine(direct, load),
                 "http": through_http(server, load, stream=False),
                 "streaming": through_http(server, load, stream=True),
             }
             if number:
-                tokens = sum(new for _, new in load)
+                tokens = sum(job.output_length for job in load)
                 shown = (f"{way} {tokens / wall:.1f} tokens/s, {cpu:.1f} s of processor" for way, (wall, cpu) in took.items())
                 print(f"round {number}, {tokens} tokens: {'; '.join(shown)}", flush=True)
             for way in ways if number else ():

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
+import math
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
@@ -37,6 +40,12 @@ given. Its --model_args are the options of Engine, and `lm_eval run -h` tells th
 _SCORE = """Print how probable each text is to the model: its perplexity, which is exp of the mean negative log-prob of its tokens,
 and how many tokens that is. A text's first token has no probability."""
 
+_BENCH_SERVER = """
+With --url it measures a server, as its clients see it: any that has OpenAI's /v1/completions. Requests of random prompts are sent all at
+once, or with --request-rate as a Poisson process, whether or not earlier ones have been answered. Times count from the moment that a
+request is due. Its first token is the first event with text; between two such events lies the time between tokens, which is that of
+several where a server sends several at once, or has to wait until a character is whole. The time per output token is what follows the first
+event, divided by the tokens after the first. Throughput is all new tokens, by the server's count, over the time that the load took."""
 _CONVERT = """Write a checkpoint in another format: FasterTransformer's TARGET/<N>-gpu, or HuggingFace's folder TARGET (config.json
 and safetensors). SOURCE is a folder in any format that --model reads, or a name on the hub. TARGET is there when all of it
 is, or not at all."""
@@ -106,16 +115,8 @@ def _parser() -> _Parser:
     _add_options(serve.add_argument_group("engine"), Engine, skip={"model"})
     command("eval", commands.evaluate, "run lm-evaluation-harness", _EVAL)
     _add_convert(command("convert", commands.convert, "a checkpoint in another format", _CONVERT))
-    summary = "tokens/s, beside what the machine can do"
-    measure = command("bench", commands.bench, summary, str(bench.__doc__))
-    measure.add_argument("--batch", type=_counts, default=[1, 8], metavar="N,...", help="prompts at once (default: 1,8)")
-    measure.add_argument("--prompt", type=_counts, default=[32, 128, 512], metavar="N,...", help="tokens of each (default: 32,128,512)")
-    measure.add_argument("--cells", type=_cells, metavar="BxP,...", help="instead of every batch with every prompt: 1x128,64x576")
-    measure.add_argument("--calls", action="store_true", help="also time whole calls of generate")
-    measure.add_argument("--new-tokens", type=_count, default=64, metavar="N", help="steps of decode in a round (default: 64)")
-    measure.add_argument("--rounds", type=_count, default=3, metavar="N", help="of which medians are printed (default: 3)")
-    measure.add_argument("--json", action="store_true", help="print one JSON object, in seconds, bytes and FLOPs, instead of a table")
-    _add_options(measure.add_argument_group("engine"), Engine, skip={"seed", "max_logprobs", "enable_prefix_caching"})
+    summary = "tokens/s, beside what the machine can do; or those of a server"
+    _add_bench(command("bench", commands.bench, summary, f"{bench.__doc__}{_BENCH_SERVER}"))
     info = command("info", commands.info, "describe a model", "Load a model and print its configuration and what it takes in memory.")
     _add_options(info.add_argument_group("engine"), Engine)
     checks = "Print versions, what this build holds and why a part is off, and let the demo model answer."
@@ -140,6 +141,20 @@ def _counts(text: str) -> list[int]:
 def _cells(text: str) -> list[tuple[int, int]]:
     parts = [part.partition("x") for part in text.split(",")]
     return [(_count(batch), _count(prompt)) for batch, _, prompt in parts]
+
+
+def _rate(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+
+
+def _object(text: str) -> dict[str, Any]:
+    with suppress(ValueError):
+        if isinstance(found := json.loads(text), dict):
+            return found
+    raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
 
 
 def _pair(text: str) -> tuple[int, float]:
@@ -179,6 +194,38 @@ def _add_convert(convert: argparse.ArgumentParser) -> None:
     convert.add_argument("--num-threads", type=_count, metavar="N", help="threads that convert (default: the cores, up to 8)")
     text = "instead: write config.json into this folder of EleutherAI's layer files, from its yml"
     convert.add_argument("--config-only", metavar="FOLDER", help=text)
+
+
+def _add_bench(measure: argparse.ArgumentParser) -> None:
+    text = "print one JSON object, in seconds, bytes and FLOPs, instead of a table; or write it to FILE besides"
+    measure.add_argument("--json", nargs="?", const="-", metavar="FILE", help=text)
+    own = measure.add_argument_group("what is measured")
+    own.add_argument("--batch", type=_counts, default=[1, 8], metavar="N,...", help="prompts at once (default: 1,8)")
+    own.add_argument("--prompt", type=_counts, default=[32, 128, 512], metavar="N,...", help="tokens of each (default: 32,128,512)")
+    own.add_argument("--cells", type=_cells, metavar="BxP,...", help="instead of every batch with every prompt: 1x128,64x576")
+    own.add_argument("--calls", action="store_true", help="also time whole calls of generate")
+    own.add_argument("--new-tokens", type=_count, default=64, metavar="N", help="steps of decode in a round (default: 64)")
+    own.add_argument("--rounds", type=_count, default=3, metavar="N", help="of which medians are printed (default: 3)")
+    engine = measure.add_argument_group("engine")
+    _add_options(engine, Engine, skip={"seed", "max_logprobs", "enable_prefix_caching"})
+    text = "--model is then the server's name for it; with --tokenizer prompts are texts, else ids"
+    server = measure.add_argument_group("a server, in the place of an engine", text)
+    server.add_argument("--url", help="of any server with /v1/completions, as http://127.0.0.1:8000")
+    server.add_argument("--load", metavar="FILE", help="JSON with input_lengths and output_lengths, the tokens of each request")
+    server.add_argument("--requests", type=_count, metavar="N", help="of the load its first N (default: all); without --load 64")
+    server.add_argument("--input-len", type=_count, default=128, metavar="N", help="without --load: tokens of each prompt (default: 128)")
+    server.add_argument("--output-len", type=_count, default=64, metavar="N", help="without --load: new tokens of each (default: 64)")
+    server.add_argument("--request-rate", type=_rate, metavar="X", help="requests a second, a Poisson process (default: all at once)")
+    server.add_argument("--no-stream", dest="stream", action="store_false", help="ask for whole answers, which have no time between tokens")
+    text = "prompts are ids below it (default: what the server's /tokenizer_info says)"
+    server.add_argument("--vocab-size", type=_count, metavar="N", help=text)
+    text = "fields of every request besides temperature 0 and ignore_eos true; null leaves one out"
+    server.add_argument("--extra-body", type=_object, default={}, metavar="JSON", help=text)
+    server.add_argument("--api-key", metavar="KEY", help="unset = the environment's NEOXNATIVE_API_KEY")
+    server.add_argument("--seed", type=int, default=0, metavar="N", help="of prompts and arrivals (default: 0)")
+    defaults = [{action.dest: action.default for action in group._group_actions} for group in (own, engine, server)]
+    not_of_server = defaults[0] | {name: value for name, value in defaults[1].items() if name not in ("model", "tokenizer")}
+    measure.set_defaults(only_of_engine=not_of_server, only_of_server=defaults[2])
 
 
 def _documented(source: type[Any]) -> dict[str, str]:

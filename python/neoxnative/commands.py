@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import math
@@ -26,9 +27,10 @@ from . import _core
 from .bench import format_report, measure
 from .chat import Conversation, talk
 from .convert import Report, to_ft, to_hf, write_config
-from .hub import resolve_model
+from .hub import resolve_model, resolve_tokenizer
 from .progress import StatusLine
 from .server.options import ServerOptions
+from .tokenizer import open_tokenizer
 
 PROMPT = "It was a dark and stormy night"
 
@@ -128,13 +130,57 @@ def print_report(report: Report, seconds: float) -> None:
 
 
 def bench(args: Namespace) -> int:
+    foreign = args.only_of_engine if args.url else args.only_of_server
+    for name, default in foreign.items():
+        if getattr(args, name) != default:
+            args.usage_error(f"--{name.replace('_', '-')} {'does not go with' if args.url else 'needs'} --url")
+    return _bench_server(args) if args.url else _bench_engine(args)
+
+
+def _bench_engine(args: Namespace) -> int:
     args.enable_prefix_caching = False  # random prompts have no common beginning, but those of a next round would
     engine = _load(args)
     cells = args.cells or [(batch, prompt) for batch in args.batch for prompt in args.prompt]
     with StatusLine() as line:
         report = measure(engine, cells=cells, new_tokens=args.new_tokens, rounds=args.rounds, calls=args.calls, tell=line.show)
-    print(json.dumps(report, ensure_ascii=False) if args.json else format_report(report))
+    _put_report(report, format_report(report), args.json)
     return 0
+
+
+def _bench_server(args: Namespace) -> int:
+    try:
+        from . import bench_server
+    except ImportError as error:
+        raise ImportError(f'{error}: --url needs pip install "neoxnative[bench]"') from None
+    if args.load:
+        lengths = bench_server.read_lengths(args.load, args.requests)
+    else:
+        lengths = [(args.input_len, args.output_len)] * (args.requests or 64)
+    work = bench_server.measure_server(
+        args.url,
+        lengths,
+        model=args.model,
+        api_key=args.api_key or os.environ.get("NEOXNATIVE_API_KEY"),
+        tokenizer=None if args.tokenizer is None else open_tokenizer(resolve_tokenizer(args.tokenizer)),
+        vocab=args.vocab_size,
+        request_rate=args.request_rate,
+        stream=args.stream,
+        body=args.extra_body,
+        seed=args.seed,
+    )
+    with StatusLine() as line:
+        line.show(f"{len(lengths)} requests on their way to {args.url}")
+        report = asyncio.run(work)
+    _put_report(report, bench_server.format_report(report), args.json)
+    return int(report["failed"] > 0)
+
+
+def _put_report(report: dict[str, Any], text: str, json_file: str | None) -> None:
+    """As text; with --json as JSON instead, or with --json FILE also there."""
+    described = json.dumps(report, ensure_ascii=False)
+    if json_file is not None and json_file != "-":
+        Path(json_file).write_text(described + "\n", encoding="utf-8")
+    print(described if json_file == "-" else text)
 
 
 def info(args: Namespace) -> int:

@@ -19,6 +19,7 @@ from .completions import complete
 from .errors import ApiError, of_request, of_status, of_validation
 from .guards import BodyLimit, KeyCheck, StatusCount
 from .options import ServerOptions
+from .page import page
 from .protocol import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from .service import Service
 from .streaming import ClientLeft, left_response
@@ -95,6 +96,12 @@ def _add_state(app: FastAPI, service: Service) -> None:
     def described(name: str) -> dict[str, Any]:
         about = {"id": name, "object": "model", "created": service.created, "owned_by": "neoxnative"}
         return about | {"root": service.engine.info.model, "max_model_len": service.engine.info.max_model_len}
+
+    whole_page = page()
+
+    @app.get("/", include_in_schema=False, response_model=None)
+    async def root() -> Response:
+        return whole_page
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
 from typing import Any
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import Receive
 
 from ..driver import Calls
@@ -15,27 +14,20 @@ from ..outputs import CompletionOutput, Delta, Logprob
 from ..params import SamplingParams
 from ..prompts import TokenPrompt
 from .protocol import ChatBody
-from .service import Service, ended, new_id, raise_failed, usage
-from .streaming import EventStream, event, in_time, unless_left
-from .texts import chat_logprobs
+from .service import Service, new_id, raise_failed, usage
+from .streaming import event
+from .texts import token_logprobs
 
 
 async def chat(service: Service, body: ChatBody, receive: Receive) -> Response:
     """Answers one body, or raises ApiError."""
-    service.check_alive()
-    service.check_model(body.model)
-    deadline = service.deadline(body.timeout)
+    deadline = service.begin(body)
     prompt = await service.encode_chat(body.messages, add_generation_prompt=body.add_generation_prompt)
     with service.naming_fields(body):
         params = _sampling(service, body, prompt)
-    with ExitStack() as held:
-        calls = service.submit(held, body, [prompt], params)
-        answer = _Answer(service, body, calls)
-        if body.stream:
-            return EventStream(answer.events(), held.pop_all(), deadline)
-        async with in_time(deadline):
-            await unless_left(receive, ended(calls))
-        return JSONResponse(answer.whole())
+    return await service.answer(
+        body, [prompt], params, make=lambda calls: _Answer(service, body, calls), deadline=deadline, receive=receive
+    )
 
 
 def _sampling(service: Service, body: ChatBody, prompt: TokenPrompt) -> SamplingParams:
@@ -111,7 +103,8 @@ class _Answer:
     def _logprobs(self, tokens: list[int], entries: list[dict[int, Logprob]] | None) -> dict[str, Any] | None:
         if not self._body.logprobs:
             return None
-        return chat_logprobs(self._service.texts, tokens, entries or [], self._body.top_logprobs or 0)
+        top, with_ids = self._body.top_logprobs or 0, self._body.return_token_ids
+        return {"content": token_logprobs(self._service.texts, tokens, entries or [], top, with_ids=with_ids)}
 
     def _head(self, kind: str) -> dict[str, Any]:
         model = self._body.model or self._service.names[0]

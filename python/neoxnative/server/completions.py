@@ -4,37 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
 from typing import Any
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import Receive
 
 from ..driver import Calls
 from ..outputs import CompletionOutput, Delta, RequestOutput
 from ..params import SamplingParams
 from .protocol import CompletionBody
-from .service import Service, ended, new_id, raise_failed, usage
-from .streaming import EventStream, event, in_time, unless_left
+from .service import Service, new_id, raise_failed, usage
+from .streaming import event
 from .texts import CompletionLogprobs, Entries
 
 
 async def complete(service: Service, body: CompletionBody, receive: Receive) -> Response:
     """Answers one body, or raises ApiError."""
-    service.check_alive()
-    service.check_model(body.model)
-    deadline = service.deadline(body.timeout)
+    deadline = service.begin(body)
     with service.naming_fields(body):
         params = _sampling(body)
         prompts = [await service.read(prompt, add_special_tokens=body.add_special_tokens) for prompt in body.prompt]
-    with ExitStack() as held:
-        calls = service.submit(held, body, prompts, params)
-        answer = _Answer(service, body, calls)
-        if body.stream:
-            return EventStream(answer.events(), held.pop_all(), deadline)
-        async with in_time(deadline):
-            await unless_left(receive, ended(calls))
-        return JSONResponse(answer.whole())
+    return await service.answer(
+        body, prompts, params, make=lambda calls: _Answer(service, body, calls), deadline=deadline, receive=receive
+    )
 
 
 def _sampling(body: CompletionBody) -> SamplingParams:
@@ -74,8 +66,7 @@ class _Answer:
         text, logprobs = completion.text, None
         if self._body.logprobs is not None:
             tokens, entries = self._echoed(output)
-            maker = CompletionLogprobs(self._service.texts)
-            logprobs = maker.take([*tokens, *completion.token_ids], [*entries, *(completion.logprobs or [])])
+            logprobs = self._maker().take([*tokens, *completion.token_ids], [*entries, *(completion.logprobs or [])])
         if self._body.echo:
             text = self._prompt_text(output) + text
         choice = {"index": index, "text": text, "logprobs": logprobs}
@@ -102,7 +93,7 @@ class _Answer:
     def _piece(self, index: int, delta: Delta, output: RequestOutput, makers: dict[int, CompletionLogprobs]) -> dict[str, Any] | None:
         """A step's part of one choice, None where it has nothing to show yet."""
         text, logprobs, first = delta.text, None, index not in makers
-        maker = makers.setdefault(index, CompletionLogprobs(self._service.texts))
+        maker = makers.setdefault(index, self._maker())
         tokens, entries = list(delta.token_ids), list(delta.logprobs or [])
         if first and self._body.echo:
             text = self._prompt_text(output) + text
@@ -118,6 +109,9 @@ class _Answer:
         if self._with_ids:
             choice["token_ids"] = delta.token_ids
         return choice
+
+    def _maker(self) -> CompletionLogprobs:
+        return CompletionLogprobs(self._service.texts, self._body.logprobs if self._body.return_token_ids else None)
 
     def _echoed(self, output: RequestOutput) -> tuple[list[int], Entries]:
         return (output.prompt_token_ids, output.prompt_logprobs or []) if self._body.echo else ([], [])

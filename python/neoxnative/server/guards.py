@@ -11,7 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .errors import ApiError
 from .metrics import Metrics
 
-_OPEN = ("/health", "/ping", "/metrics", "/version")  # for probes: nothing of a request or an answer is there
+# for probes, and for browsers, which send no key by themselves: nothing of a request or an answer is there
+_OPEN = ("/health", "/ping", "/metrics", "/version", "/", "/docs", "/openapi.json")
 
 
 class KeyCheck:

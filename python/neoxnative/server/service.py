@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive
 
 from ..chat_templates import ChatTemplate, find_chat_template
 from ..driver import Calls
@@ -22,10 +24,18 @@ from .gate import Gate
 from .metrics import Metrics, Watch
 from .options import ServerOptions
 from .protocol import GenerationBody, Message
-from .streaming import Deadline
+from .streaming import Deadline, EventStream, in_time, unless_left
 from .texts import TokenTexts
 
 _LONG_TEXT = 4096  # characters; tokenizing more would hold up other requests, and goes to a thread
+
+
+class Answer(Protocol):
+    """What an endpoint makes of its calls."""
+
+    def whole(self) -> dict[str, Any]: ...
+
+    def events(self) -> AsyncIterator[bytes]: ...
 
 
 class Service:
@@ -58,8 +68,11 @@ class Service:
             raise ApiError(503, f"the engine has failed: {self.engine.driver.error}", code="engine_failed")
         self.gate.check(0)
 
-    def deadline(self, asked: float | None) -> Deadline:
-        limits = [seconds for seconds in (asked, self.options.request_timeout) if seconds]
+    def begin(self, body: GenerationBody) -> Deadline:
+        """From when on a request's time counts. ApiError where it would not be answered."""
+        self.check_alive()
+        self.check_model(body.model)
+        limits = [seconds for seconds in (body.timeout, self.options.request_timeout) if seconds]
         return Deadline.after(min(limits, default=0))
 
     async def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
@@ -99,7 +112,27 @@ class Service:
         except Exception as error:
             raise of_request(error, type(body).model_fields) from error
 
-    def submit(self, held: ExitStack, body: GenerationBody, prompts: list[TokenPrompt], params: SamplingParams) -> Calls:
+    async def answer(
+        self,
+        body: GenerationBody,
+        prompts: list[TokenPrompt],
+        params: SamplingParams,
+        *,
+        make: Callable[[Calls], Answer],
+        deadline: Deadline,
+        receive: Receive,
+    ) -> Response:
+        """Runs the prompts, and sends what `make` makes of them: as a stream, or once it is whole. ApiError where a request fails."""
+        with ExitStack() as held:
+            calls = self._submit(held, body, prompts, params)
+            answer = make(calls)
+            if body.stream:
+                return EventStream(answer.events(), held.pop_all(), deadline)
+            async with in_time(deadline):
+                await unless_left(receive, _ended(calls))
+            return JSONResponse(answer.whole())
+
+    def _submit(self, held: ExitStack, body: GenerationBody, prompts: list[TokenPrompt], params: SamplingParams) -> Calls:
         """The requests' way into the engine, as long as `held` is open."""
         with self.naming_fields(body):
             self.check_alive()
@@ -120,7 +153,7 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
     return {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": prompt_tokens + completion_tokens}
 
 
-async def ended(calls: Calls) -> None:
+async def _ended(calls: Calls) -> None:
     """Waits for all of a call's requests; ApiError for the first that failed, or for all where the engine has."""
     try:
         async for _ in calls:

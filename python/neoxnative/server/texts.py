@@ -38,11 +38,12 @@ class CompletionLogprobs:
     """`logprobs` of /v1/completions, for one choice, part after part.
 
     texts: of the engine's tokens
-    top: how many of the most probable tokens were asked for
+    content_top: `content` is there too, with ids and so many of the most probable tokens; None = it is not
     """
 
-    def __init__(self, texts: TokenTexts) -> None:
+    def __init__(self, texts: TokenTexts, content_top: int | None) -> None:
         self._texts = texts
+        self._content_top = content_top
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._offset = 0  # characters of the text before the next token
 
@@ -54,18 +55,24 @@ class CompletionLogprobs:
             self._offset += len(self._decoder.decode(self._texts.data(token)))
             out["token_logprobs"].append(None if entry is None else entry[token].logprob)
             out["top_logprobs"].append(None if entry is None else {self._texts.name(i): one.logprob for i, one in entry.items()})
+        if self._content_top is not None:
+            out["content"] = token_logprobs(self._texts, tokens, entries, self._content_top, with_ids=True)
         return out
 
 
-def chat_logprobs(texts: TokenTexts, tokens: Sequence[int], entries: Entries, top: int) -> dict[str, list[Any]]:
-    """`logprobs` of /v1/chat/completions."""
+def token_logprobs(texts: TokenTexts, tokens: Sequence[int], entries: Entries, top: int, *, with_ids: bool) -> list[dict[str, Any]]:
+    """`logprobs.content`: each token with its bytes and the `top` most probable ones in its place, as /v1/chat/completions has it.
 
-    def described(token: int, logprob: float) -> dict[str, Any]:
-        return {"token": texts.name(token), "logprob": logprob, "bytes": list(texts.data(token))}
+    with_ids: each token's `id` too, by which a client can go on exactly
+    """
+
+    def described(token: int, logprob: float | None) -> dict[str, Any]:
+        about = {"id": token} if with_ids else {}
+        return about | {"token": texts.name(token), "logprob": logprob, "bytes": list(texts.data(token))}
 
     content = []
     for token, entry in zip(tokens, entries, strict=True):
-        assert entry is not None
-        ranked = sorted(entry.items(), key=lambda item: -item[1].logprob)[:top]
-        content.append(described(token, entry[token].logprob) | {"top_logprobs": [described(i, one.logprob) for i, one in ranked]})
-    return {"content": content}
+        ranked = sorted((entry or {}).items(), key=lambda item: -item[1].logprob)[:top]
+        logprob = None if entry is None else entry[token].logprob
+        content.append(described(token, logprob) | {"top_logprobs": [described(i, one.logprob) for i, one in ranked]})
+    return content
