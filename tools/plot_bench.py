@@ -3,7 +3,7 @@
 """Pictures of what `neoxnative bench --json FILE` wrote: of engines beside the machine's limits, or of servers beside each other.
 
     python tools/plot_bench.py speed.json --out pictures/speed.svg
-    python tools/plot_bench.py neoxnative=ours.json llama.cpp=theirs.json --out pictures/serving.svg
+    python tools/plot_bench.py neoxnative=ours.json llama_cpp.server=theirs.json --out pictures/serving.svg
 
 A name in front of a file is the one in the picture. pip install "neoxnative[plot]"
 """
@@ -42,6 +42,7 @@ def named(reports, key):
 
 
 def labelled(axes, bars, digits):
+    axes.margins(y=0.14)
     axes.bar_label(bars, fmt=lambda value: f"{value:,.{digits}f}", padding=2, fontsize=9)
 
 

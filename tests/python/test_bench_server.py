@@ -3,6 +3,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -12,6 +14,7 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("prometheus_client")
 web = pytest.importorskip("aiohttp.web")
 
+from example import ROOT  # noqa: E402
 from neoxnative import Engine  # noqa: E402
 from neoxnative.bench_server import Client, Timing, make_jobs, make_report, read_lengths  # noqa: E402
 from neoxnative.cli import main  # noqa: E402
@@ -191,6 +194,26 @@ def test_a_report_holds_percentiles_from_the_due_time_on():
     assert report["inter_token_latency"]["p50"] == 1.0 and report["inter_token_latency"]["max"] == 1.5
     assert report["time_per_output_token"]["mean"] == 0.5 and report["request_time"]["mean"] == 3.25
     assert report["output_tokens_per_second"] == pytest.approx(5 / 4.25)
+
+
+def test_reports_become_pictures(tmp_path):
+    pytest.importorskip("matplotlib")
+    timings = [Timing(due=0.0, arrivals=[1.25, 1.5], end=2.0, input_tokens=7, output_tokens=246)]
+    (tmp_path / "a.json").write_text(json.dumps(make_report(timings, stream=True, request_rate=None)))
+    cell = {"batch": 3, "prompt": 71, "prefill_share_of_matmul": 0.5, "decode_share_of_read": 0.25}
+    cell |= {"prefill_tokens_per_second": {"median": 1234.0}, "decode_tokens_per_second": {"median": 56.0}}
+    (tmp_path / "b.json").write_text(json.dumps({"cells": [cell]}))
+
+    def plot(*reports):
+        command = [sys.executable, str(ROOT / "tools" / "plot_bench.py"), *reports, "--out", "out/picture.svg"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    for report, wanted in (("some & server=a.json", ["some &amp; server", "123", "1.2", "250"]), ("b.json", ["3 × 71", "1,234", "56"])):
+        done = plot(report)
+        assert done.returncode == 0, done.stderr
+        picture = (tmp_path / "out" / "picture.svg").read_text()
+        assert all(f">{text}<" in picture for text in wanted) and len(picture) < 60_000
+    assert plot("a.json", "b.json").returncode == 2
 
 
 @pytest.mark.parametrize(

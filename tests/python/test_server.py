@@ -101,6 +101,24 @@ def test_streamed_logprobs_are_those_of_the_whole_answer(client):
         assert [item for part in parts for item in getattr(part, name)] == getattr(whole, name)
 
 
+def test_with_ids_the_logprobs_hold_every_alternatives_id_and_bytes(client, engine):
+    how = {"max_tokens": 5, "temperature": 0, "logprobs": 3, "echo": True, "extra_body": {"return_token_ids": True}}
+    wanted = engine.generate(PROMPT, SamplingParams(max_tokens=5, temperature=0, logprobs=3, prompt_logprobs=3))[0]
+    completion = wanted.outputs[0]
+    ids, entries = [*wanted.prompt_token_ids, *completion.token_ids], [*wanted.prompt_logprobs, *completion.logprobs]
+    whole = ask(client, **how).choices[0].logprobs.content
+    parts = [entry for chunk in ask(client, stream=True, **how) for entry in chunk.choices[0].logprobs.content]
+    assert parts == whole and [entry["id"] for entry in whole] == ids
+    assert whole[0]["logprob"] is None and whole[0]["top_logprobs"] == [] and whole[0]["bytes"] == []
+    table = engine.tokenizer.bytes_table()
+    for entry, logprobs in list(zip(whole, entries, strict=True))[1:]:
+        ranked = sorted(logprobs.items(), key=lambda item: -item[1].logprob)[:3]
+        assert [option["id"] for option in entry["top_logprobs"]] == [token for token, _ in ranked]
+        assert [bytes(option["bytes"]) for option in entry["top_logprobs"]] == [table[token] for token, _ in ranked]
+        assert entry["logprob"] == pytest.approx(logprobs[entry["id"]].logprob, abs=1e-6)
+    assert not hasattr(ask(client, max_tokens=2, logprobs=2).choices[0].logprobs, "content")
+
+
 def test_tokens_that_are_no_characters_are_told_apart_by_their_bytes(client):
     answer = ask(client, "é€", max_tokens=0, echo=True, logprobs=0).choices[0].logprobs
     data = b"".join(
@@ -227,7 +245,7 @@ def test_models_tokens_and_state_have_their_endpoints(client, server, engine):
     assert engine.tokenizer.decode(chat) == "<human>: Hello\n<bot>:"
     assert asked(server, "/tokenizer_info").json()["eos_token"] == "<|endoftext|>"
     assert asked(server, "/version").json()["version"]
-    for path in ("/health", "/ping", "/metrics"):
+    for path in ("/health", "/ping", "/metrics", "/", "/docs", "/openapi.json"):
         assert asyncio.run(get(server.port, path)).status == 200  # without a key
     for path in ("/v1/models", "/tokenizer_info"):
         assert asyncio.run(get(server.port, path)).status == 401
