@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import models
+from browsing import Visits, chromium
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the hub; test_hub.py asks a stand-in
 DATA = Path(__file__).resolve().parent.parent / "data"
@@ -57,3 +58,18 @@ def run_cli():
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=check, **how)
 
     return run
+
+
+@pytest.fixture(scope="module")  # and no longer: Playwright has an event loop on this thread
+def browser():
+    with chromium() as launched:
+        yield launched
+
+
+@pytest.fixture
+def opened(browser):
+    """opened(server, **how) -> its page in the browser: see Visits."""
+    visits = Visits(browser)
+    yield visits
+    visits.close()
+    assert visits.wrong == []

@@ -24,9 +24,7 @@ async def complete(service: Service, body: CompletionBody, receive: Receive) -> 
     with service.naming_fields(body):
         params = _sampling(body)
         prompts = [await service.read(prompt, add_special_tokens=body.add_special_tokens) for prompt in body.prompt]
-    return await service.answer(
-        body, prompts, params, make=lambda calls: _Answer(service, body, calls), deadline=deadline, receive=receive
-    )
+    return await service.answer(body, prompts, params, make=lambda calls: _Answer(service, body, calls), deadline=deadline, receive=receive)
 
 
 def _sampling(body: CompletionBody) -> SamplingParams:
