@@ -50,8 +50,9 @@ def plot_servers(reports):
     """Throughput, and the percentiles of both times, a colour for each server."""
     figure, panels = plt.subplots(1, 3, figsize=(10, 3.1), width_ratios=[1, 1.6, 1.6])
     names, colours = [name for name, _ in reports], COLOURS[: len(reports)]
-    bars = panels[0].bar(names, [report["output_tokens_per_second"] for _, report in reports], 0.6, color=colours)
-    labelled(panels[0], bars, 0)
+    bars_of_all = panels[0].bar(names, [report["output_tokens_per_second"] for _, report in reports], 0.6, color=colours)
+    labelled(panels[0], bars_of_all, 0)
+    panels[0].set_xticks([])
     panels[0].set_title("new tokens/s")
     for axes, key, title, scale, unit in (
         (panels[1], "time_to_first_token", "time to first token", 1, "s"),
@@ -61,11 +62,11 @@ def plot_servers(reports):
         width = 0.8 / max(len(shown), 1)
         for number, (name, spread) in enumerate(shown):
             places = [i + (number - (len(shown) - 1) / 2) * width for i in range(len(PERCENTILES))]
-            bars = axes.bar(places, [spread[p] * scale for p in PERCENTILES], width * 0.92, color=COLOURS[names.index(name)], label=name)
+            bars = axes.bar(places, [spread[p] * scale for p in PERCENTILES], width * 0.92, color=COLOURS[names.index(name)])
             labelled(axes, bars, 1 if scale == 1 else 0)
         axes.set_xticks(range(len(PERCENTILES)), PERCENTILES)
         axes.set_title(f"{title}, {unit}")
-    panels[1].legend(frameon=False, fontsize=9)
+    figure.legend(bars_of_all, names, loc="upper right", ncols=len(names), frameon=False, fontsize=9)
     first = reports[0][1]
     rate = "all at once" if first["request_rate"] is None else f"{first['request_rate']:g} a second"
     figure.suptitle(f"{first['requests']} requests, {rate}", x=0.01, ha="left", fontsize=10, color="#6d675d")
