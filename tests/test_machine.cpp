@@ -7,13 +7,17 @@
 
 namespace neox {
 
-TEST(Machine, ReadBandwidthIsANumberForAnyThreads) {
-  for (const int threads : {0, 1, 3}) {
-    const double bandwidth = read_bandwidth(threads);
-    EXPECT_TRUE(std::isfinite(bandwidth) && bandwidth > 0) << bandwidth << " bytes/s on " << threads << " threads";
-  }
+TEST(Machine, LimitsAreNumbersForAnyThreads) {
+  for (const auto limit : {read_bandwidth, triad_bandwidth, int8_peak})
+    for (const int threads : {0, 1, 3}) {
+      const double value = limit(threads);
+      EXPECT_TRUE(std::isfinite(value) && value > 0) << value << " on " << threads << " threads";
+    }
+  EXPECT_FALSE(int8_instruction().empty());
 }
 
-TEST(Machine, RefusesANegativeNumberOfThreads) { EXPECT_THROW(read_bandwidth(-1), Error); }
+TEST(Machine, RefusesANegativeNumberOfThreads) {
+  for (const auto limit : {read_bandwidth, triad_bandwidth, int8_peak}) EXPECT_THROW(limit(-1), Error);
+}
 
 }  // namespace neox

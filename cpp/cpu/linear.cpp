@@ -44,11 +44,16 @@ struct Tile {  // up to 16 rows of x against P panels, over k0 <= k < k1
   int last;               // outputs of the last of the P panels, 1 .. 16
 };
 
-// A panel is read line by line: far ahead into the second-level cache, near ahead into the first; farther where the arithmetic of several
-// rows gives the prefetchers of the hardware too little to follow.
-template <int rows> INL void fetch(const char* line) {
-  __builtin_prefetch(line + (rows <= 2 ? 1024 : 4096), 0, 2);
-  __builtin_prefetch(line + (rows <= 2 ? 256 : 1024), 0, 3);
+// A panel is read line by line. Where memory is the limit, a line comes to the first cache alone, a little ahead: what passes through the
+// second one pushes others out of it, which costs bandwidth. Several rows take longer for a line and give the prefetchers of the hardware
+// too little to follow: it comes from far ahead, in two steps. `work`: rows times the k of a line.
+template <int work> INL void fetch(const char* line) {
+  if constexpr (work <= 4) {
+    __builtin_prefetch(line + 256, 0, 0);
+  } else {
+    __builtin_prefetch(line + 8192, 0, 2);
+    __builtin_prefetch(line + 2048, 0, 3);
+  }
 }
 
 INL void put(const Tile& t, int m, int p, int panels, F v) {
@@ -79,7 +84,7 @@ template <class W, int MR, int P> void tile(const Tile& t) {
   const char* b = t.w + t.k0 * kRowBytes<W>;
   int64_t k = t.k0;
   for (; k + W::kStep <= t.k1; k += W::kStep, b += W::kStep * kRowBytes<W>) {
-    UNROLLED(int p = 0; p < P; p++) fetch<MR>(b + p * t.w_stride);
+    UNROLLED(int p = 0; p < P; p++) fetch<MR * W::kStep>(b + p * t.w_stride);
     multiply<W, MR, P, 0>(t, b, k, acc);
     if constexpr (W::kStep == 2) multiply<W, MR, P, 1>(t, b, k, acc);
   }
@@ -87,20 +92,16 @@ template <class W, int MR, int P> void tile(const Tile& t) {
   UNROLLED(int m = 0; m < MR; m++) UNROLLED(int p = 0; p < P; p++) put(t, m, p, P, acc[m][p]);
 }
 
-// The tiles of a format, by rows: with as many panels side by side (memory streams) as registers allow, with two, and with one.
+// The tiles of a format, by rows: with several panels side by side, which are as many streams of memory, and with one.
 using TileFn = void (*)(const Tile&);
 constexpr bool kWideFile = kAccumulators > 8;
 constexpr int kFew = kWideFile ? 16 : 6;   // rows of a tile where memory is the limit
 constexpr int kMany = kWideFile ? 12 : 6;  // and where arithmetic is
-constexpr int kPair = kWideFile ? 2 : 1;
-constexpr int panels_for(int rows) {
-  if (!kWideFile) return rows == 1 ? 4 : rows == 2 ? 2 : 1;
-  return std::clamp(kAccumulators / rows, 1, rows <= 2 ? 2 : 4);
-}
+constexpr int panels_for(int rows) { return kWideFile ? (rows <= kMany ? 2 : 1) : rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+constexpr int kPair = panels_for(kMany);
 template <class W, class = std::make_integer_sequence<int, kFew>> struct Tiles;
 template <class W, int... i> struct Tiles<W, std::integer_sequence<int, i...>> {
   static constexpr TileFn side_by_side[] = {nullptr, tile<W, i + 1, panels_for(i + 1)>...};
-  static constexpr TileFn pair[] = {nullptr, (i < kMany ? tile<W, std::min(i + 1, kMany), kPair> : nullptr)...};
   static constexpr TileFn one[] = {nullptr, tile<W, i + 1, 1>...};
 };
 
@@ -188,7 +189,7 @@ template <class W> void many_rows(const Problem& a, int64_t p0, int64_t p1) {
             t.x += k, t.k0 = 0, t.k1 = k1 - k;
             t.w = reinterpret_cast<const char*>(a.task.wide + (p - c) * wide), t.w_stride = wide * int64_t(sizeof(float));
           }
-          run_group(n == kPair ? Tiles<W32>::pair : Tiles<W32>::one, t, a.M, groups, g);
+          run_group(n == kPair ? Tiles<W32>::side_by_side : Tiles<W32>::one, t, a.M, groups, g);
         }
     }
     for (int64_t p = c; p < end; p++) a.finish(p);

@@ -21,6 +21,15 @@ def version() -> str: ...
 def read_bandwidth(threads: int) -> float:
     """How fast so many threads together read memory that is in no cache, in bytes/s; 0 threads = the cores this process may use."""
 
+def triad_bandwidth(threads: int) -> float:
+    """How fast they read two arrays and write a third, in bytes/s as STREAM counts them."""
+
+def int8_peak(threads: int) -> float:
+    """Operations/s of products of bytes summed into 32 bits, out of registers alone."""
+
+def int8_instruction() -> str:
+    """What int8_peak measures."""
+
 def gpu_count() -> int:
     """How many GPUs an engine may take; 0 also where this build has no CUDA backend."""
 

@@ -171,6 +171,26 @@ def read_bandwidth(threads):
     return bandwidth
 
 
+def triad_bandwidth(threads):
+    cdef int c = _int32("threads", threads)
+    cdef double bandwidth
+    with nogil:
+        bandwidth = neox.triad_bandwidth(c)
+    return bandwidth
+
+
+def int8_peak(threads):
+    cdef int c = _int32("threads", threads)
+    cdef double peak
+    with nogil:
+        peak = neox.int8_peak(c)
+    return peak
+
+
+def int8_instruction():
+    return neox.int8_instruction()
+
+
 def gpu_count():
     cdef int32_t count
     with nogil:

@@ -1,13 +1,15 @@
 """How fast an engine is, beside what the machine can do, measured in the same run.
 
-Prefill: `batch` prompts of random ids, submitted at once, until each has its first token. Its limit is a large matrix product: on a CPU
-numpy's, in float32; on a GPU cuBLASLt's, in the model's type. A prompt of T tokens counts as
+Prefill: `batch` prompts of random ids, submitted at once, until each has its first token. Its limit is a large matrix product, measured
+in every round: on a CPU numpy's, in float32; on a GPU cuBLASLt's, in the model's type. On a CPU it stands beside products of bytes, too, at the
+rate of the processor's fastest instruction for them. A prompt of T tokens counts as
 
     FLOPs = 2 * T * layers * (4 * hidden**2 + 2 * hidden * intermediate) + 2 * hidden * vocab + 4 * layers * hidden * T**2 / 2
 
 that is its matrices for every token, the head for the last one, and the causal half of attention.
 
-Decode: steps in which all of the batch is past its prompt and gets one token each. Its limit is how fast memory is read. A step counts as
+Decode: steps in which all of the batch is past its prompt and gets one token each. Its limit is how fast memory is read, measured after
+each cell; on a CPU beside STREAM's triad, which writes, too. A step counts as
 
     bytes = weights without the embedding table + 2 * layers * hidden * size of a KV number * positions of all sequences
 
@@ -52,8 +54,8 @@ print(min(times[1:]))
 """
 _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 _SLOWING_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
-_COLUMNS = "{:>5}{:>8}{:>13}{:>10} {:<15}{:>10}{:>10} {:<17}{:>8}"
-_HEADS = ("batch", "prompt", "first token", "prefill", "", "of matmul", "decode", "", "of read")
+_COLUMNS = "{:>5}{:>8}{:>13}{:>10} {:<15}{:>10}{:>9}{:>10} {:<17}{:>8}{:>10}"
+_HEADS = ("batch", "prompt", "first token", "prefill", "", "of matmul", "of int8", "decode", "", "of read", "of triad")
 _CALL_COLUMNS = "{:>5}{:>8}{:>13}{:>13}{:>13}{:>10}"
 _CALL_HEADS = ("batch", "prompt", "first token", "a token", "limit", "of limit")
 
@@ -69,6 +71,7 @@ class _Cell:
     decode: list[float] = field(default_factory=list)
     step_bytes: list[float] = field(default_factory=list)
     read: list[float] = field(default_factory=list)  # bytes/s that the machine reads, right after the round's decode
+    triad: list[float] = field(default_factory=list)  # and of its triad, where it is measured
     calls: list[tuple[float, float]] = field(default_factory=list)  # seconds of a call for one token, and of one for new_tokens more
 
 
@@ -79,13 +82,23 @@ class _Limits:
     read: Callable[[], float]  # measures bytes/s
     matmul: Callable[[], float]  # measures FLOP/s
     matmul_of: str  # whose product in which type
+    triad: Callable[[], float] | None = None  # measures bytes/s
+    int8: Callable[[], float] | None = None  # measures operations/s
+    int8_of: str | None = None  # of which instruction
 
     @classmethod
     def of(cls, info: EngineInfo) -> _Limits:
         if info.device == "cuda":
             return cls(_core.gpu_read_bandwidth, lambda: _core.gpu_matmul_peak(info.dtype), f"cuBLASLt, {info.dtype}")
         threads = info.num_threads
-        return cls(lambda: _core.read_bandwidth(threads), lambda: _sgemm_peak(threads), f"{_blas()}, float32, {threads} threads")
+        return cls(
+            read=lambda: _core.read_bandwidth(threads),
+            matmul=lambda: _sgemm_peak(threads),
+            matmul_of=f"{_blas()}, float32, {threads} threads",
+            triad=lambda: _core.triad_bandwidth(threads),
+            int8=lambda: _core.int8_peak(threads),
+            int8_of=f"{_core.int8_instruction()}, {threads} threads",
+        )
 
 
 def measure(
@@ -117,22 +130,25 @@ def measure(
     if not measured:
         raise ValueError(f"nothing can be measured: {left_out[0]['reason']}" if left_out else "no batch or no prompt was given")
     limits = _Limits.of(engine.info)
-    tell("measuring the machine's matrix product")
-    matmul = limits.matmul()
+    matmul, int8 = [], []
     rng = np.random.default_rng(0)
     for cell in measured:  # what each touches for the first time
         _decode(engine, cell, 1, rng)
     for number in range(rounds):
+        tell(f"round {number + 1} of {rounds}: the machine's products")
+        matmul.append(limits.matmul())
+        if limits.int8 is not None:
+            int8.append(limits.int8())
         for cell in measured:
             tell(f"round {number + 1} of {rounds}: batch {cell.batch}, prompt {cell.prompt}")
             _run(engine, cell, new_tokens, rng, limits)
             if calls:
                 cell.calls.append((_call(engine, cell, 1, rng), _call(engine, cell, 1 + new_tokens, rng)))
-    settings = {"new_tokens": new_tokens, "rounds": rounds, "matmul_of": limits.matmul_of}
+    settings = {"new_tokens": new_tokens, "rounds": rounds, "matmul_of": limits.matmul_of, "int8_of": limits.int8_of}
     if engine.info.gemm_config != "none":
         stats = engine.stats
         settings["gemm"] = {"hits": stats.gemm_hits, "misses": stats.gemm_misses}
-    return _report(engine.info, measured, left_out, matmul, settings)
+    return _report(engine.info, measured, left_out, matmul, int8, settings)
 
 
 def _lead(info: EngineInfo, batch: int, prompt: int) -> int:
@@ -160,6 +176,8 @@ def _run(engine: Engine, cell: _Cell, new_tokens: int, rng: np.random.Generator,
     cell.decode.append(tokens / seconds)
     cell.step_bytes.append(_weight_bytes(engine.info) + _kv_bytes(engine.info) * positions)
     cell.read.append(limits.read())
+    if limits.triad is not None:
+        cell.triad.append(limits.triad())
 
 
 def _requests(engine: Engine, cell: _Cell, max_tokens: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], SamplingParams]:
@@ -258,14 +276,28 @@ def _calls(info: EngineInfo, cell: _Cell, new_tokens: int) -> dict[str, float]:
     return {"first_token_seconds": first, "token_seconds": (whole - first) / new_tokens, "limit_seconds": limit}
 
 
+def _spread_or_none(values: Sequence[float]) -> dict[str, float] | None:
+    return _spread(values) if values else None
+
+
+def _shares(sizes: Sequence[float], limits: Sequence[float]) -> float | None:
+    """The median of each round's share of the limit that was measured in it, None where none was."""
+    return median(size / limit for size, limit in zip(sizes, limits)) if limits else None
+
+
 def _report(
-    info: EngineInfo, cells: Sequence[_Cell], left_out: Sequence[dict[str, Any]], matmul: float, settings: dict[str, Any]
+    info: EngineInfo,
+    cells: Sequence[_Cell],
+    left_out: Sequence[dict[str, Any]],
+    matmul: Sequence[float],
+    int8: Sequence[float],
+    settings: dict[str, Any],
 ) -> dict[str, Any]:
-    read = [value for cell in cells for value in cell.read]
     described = []
     for cell in cells:
         flops = _prefill_flops(info, cell.prompt) / cell.prompt  # of a token
-        shares = [rate / cell.batch * size / limit for rate, size, limit in zip(cell.decode, cell.step_bytes, cell.read)]
+        products = [rate * flops for rate in cell.prefill]  # FLOP/s of each round
+        reads = [rate / cell.batch * size for rate, size in zip(cell.decode, cell.step_bytes)]  # bytes/s
         described.append(
             {
                 "batch": cell.batch,
@@ -273,10 +305,14 @@ def _report(
                 "first_token_seconds": _spread(cell.first_token),
                 "prefill_tokens_per_second": _spread(cell.prefill),
                 "prefill_flops_per_token": flops,
-                "prefill_share_of_matmul": median(cell.prefill) * flops / matmul,
+                "prefill_share_of_matmul": _shares(products, matmul),
+                "prefill_share_of_int8": _shares(products, int8),
                 "decode_tokens_per_second": _spread(cell.decode),
                 "decode_bytes_per_step": median(cell.step_bytes),
-                "decode_share_of_read": median(shares),
+                "decode_share_of_read": _shares(reads, cell.read),
+                "decode_share_of_triad": _shares(reads, cell.triad),
+                "read_bytes_per_second": _spread(cell.read),
+                "triad_bytes_per_second": _spread_or_none(cell.triad),
                 "calls": _calls(info, cell, settings["new_tokens"]) if cell.calls else None,
             }
         )
@@ -284,8 +320,10 @@ def _report(
         "engine": {name: value for name, value in asdict(info).items() if name not in ("eos_token_ids", "warnings")},
         "warnings": info.warnings,
         **settings,
-        "read_bytes_per_second": _spread(read),
-        "matmul_flops_per_second": matmul,
+        "read_bytes_per_second": _spread([value for cell in cells for value in cell.read]),
+        "triad_bytes_per_second": _spread_or_none([value for cell in cells for value in cell.triad]),
+        "matmul_flops_per_second": _spread(matmul),
+        "int8_operations_per_second": _spread_or_none(int8),
         "blas_environment": {name: os.environ[name] for name in _SLOWING_VARIABLES if name in os.environ and info.device == "cpu"},
         "cells": described,
         "left_out": list(left_out),
@@ -294,14 +332,18 @@ def _report(
 
 def format_report(report: dict[str, Any]) -> str:
     """The report as lines for people."""
-    engine, read, matmul = report["engine"], report["read_bytes_per_second"], report["matmul_flops_per_second"]
+    engine = report["engine"]
     rows = [
         ("model", f"{engine['model']}, {engine['parameters']:,} parameters"),
         ("weights", f"{engine['dtype']}, {engine['weight_bytes'] / 2**20:,.1f} MiB; KV cache {engine['kv_cache_dtype']}"),
         ("device", f"{engine['device']}, {engine['device_detail']}"),
-        ("read limit", f"{read['median'] * 1e-9:.1f} GB/s ({read['min'] * 1e-9:.1f}-{read['max'] * 1e-9:.1f} during the run)"),
-        ("matmul limit", f"{matmul * 1e-9:.1f} GFLOP/s, {report['matmul_of']}"),
+        ("read limit", _format_limit(report["read_bytes_per_second"], "GB/s")),
+        ("matmul limit", f"{_format_limit(report['matmul_flops_per_second'], 'GFLOP/s')}, {report['matmul_of']}"),
     ]
+    if report["triad_bytes_per_second"]:
+        rows.append(("triad limit", _format_limit(report["triad_bytes_per_second"], "GB/s")))
+    if report["int8_operations_per_second"]:
+        rows.append(("int8 limit", f"{_format_limit(report['int8_operations_per_second'], 'GOP/s')}, {report['int8_of']}"))
     if "gemm" in report:
         hits, misses = report["gemm"]["hits"], report["gemm"]["misses"]
         rows.append(("gemm_config", f"{engine['gemm_config']}; of all products {hits} take one, {misses} do not"))
@@ -318,6 +360,11 @@ def format_report(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _format_limit(spread: dict[str, float], unit: str) -> str:
+    middle, low, high = (spread[name] * 1e-9 for name in ("median", "min", "max"))
+    return f"{middle:.1f} {unit} ({low:.1f}-{high:.1f} during the run)"
+
+
 def _format_calls(cell: dict[str, Any]) -> str:
     first, token, limit = (cell["calls"][name] for name in ("first_token_seconds", "token_seconds", "limit_seconds"))
     times = (f"{seconds * 1e3:.2f} ms" for seconds in (first, token, limit))
@@ -329,7 +376,11 @@ def _format_cell(cell: dict[str, Any]) -> str:
         middle, low, high = (f"{spread[name]:.{digits}f}" for name in ("median", "min", "max"))
         return middle, f"({low}-{high})"
 
+    def shares(*limits: str) -> list[str]:
+        values = [cell[f"{phase}_share_of_{limit}"] for phase, limit in (name.split() for name in limits)]
+        return ["-" if value is None else f"{value:.0%}" for value in values]
+
     first = f"{cell['first_token_seconds']['median'] * 1e3:.1f} ms"
-    prefill = (*rates(cell["prefill_tokens_per_second"], 0), f"{cell['prefill_share_of_matmul']:.0%}")
-    decode = (*rates(cell["decode_tokens_per_second"], 1), f"{cell['decode_share_of_read']:.0%}")
+    prefill = (*rates(cell["prefill_tokens_per_second"], 0), *shares("prefill matmul", "prefill int8"))
+    decode = (*rates(cell["decode_tokens_per_second"], 1), *shares("decode read", "decode triad"))
     return _COLUMNS.format(cell["batch"], cell["prompt"], first, *prefill, *decode)

@@ -184,6 +184,9 @@ cdef extern from "neox/checkpoint.h" namespace "neox" nogil:
 
 cdef extern from "neox/machine.h" namespace "neox" nogil:
     double read_bandwidth(int threads) except +raise_neox_error
+    double triad_bandwidth(int threads) except +raise_neox_error
+    double int8_peak(int threads) except +raise_neox_error
+    string int8_instruction() except +raise_neox_error
     int32_t gpu_count() except +raise_neox_error
     vector[string] gpu_report() except +raise_neox_error
     double gpu_read_bandwidth() except +raise_neox_error

@@ -145,21 +145,28 @@ def test_bench_measures_every_combination_that_has_room(report):
 def test_shares_of_the_limits_follow_from_the_numbers_beside_them(report):
     hidden, inner, layers, vocab = TINY.hidden, TINY.inner, TINY.layers, TINY.vocab
     read, matmul = report["read_bytes_per_second"], report["matmul_flops_per_second"]
-    assert 0 < read["min"] <= read["median"] <= read["max"] < math.inf
-    assert 0 < matmul < math.inf
+    on_cpu = report["engine"]["device"] == "cpu"
+    triad, int8 = report["triad_bytes_per_second"], report["int8_operations_per_second"]
+    assert (triad is not None, int8 is not None, report["int8_of"] is not None) == (on_cpu,) * 3
+    for limit in (read, matmul, triad, int8):
+        assert limit is None or 0 < limit["min"] <= limit["median"] <= limit["max"] < math.inf
     assert {"cpu": "numpy", "cuda": "cuBLASLt"}[report["engine"]["device"]] in report["matmul_of"]
     for cell in report["cells"]:
         batch, prompt = cell["batch"], cell["prompt"]
         flops = 2 * prompt * layers * (4 * hidden**2 + 2 * hidden * inner) + 2 * hidden * vocab + 2 * layers * hidden * prompt**2
         assert math.isclose(cell["prefill_flops_per_token"], flops / prompt)
-        share = cell["prefill_tokens_per_second"]["median"] * flops / prompt / matmul
-        assert math.isclose(cell["prefill_share_of_matmul"], share)
+        products = cell["prefill_tokens_per_second"]["median"] * flops / prompt  # of the only round
+        assert math.isclose(cell["prefill_share_of_matmul"], products / matmul["median"])
+        if on_cpu:
+            assert math.isclose(cell["prefill_share_of_int8"], products / int8["median"])
         weights = report["engine"]["weight_bytes"] - vocab * hidden * 4
         positions = (cell["decode_bytes_per_step"] - weights) / (2 * layers * hidden * 2)
         ahead = 0 if batch == 1 else math.ceil((batch - 1) * prompt / (16 - batch + 1))
         assert batch * (prompt + 1 + 2.5) <= positions <= batch * (prompt + 1 + ahead + 2.5)
         step = cell["decode_bytes_per_step"] * cell["decode_tokens_per_second"]["median"] / batch
         assert step / read["max"] * 0.999 <= cell["decode_share_of_read"] <= step / read["min"] * 1.001
+        if on_cpu:
+            assert math.isclose(cell["decode_share_of_triad"], step / cell["triad_bytes_per_second"]["median"])
 
 
 def test_every_timed_step_of_decode_gives_each_sequence_a_token(folder_of, monkeypatch):
@@ -178,16 +185,18 @@ def test_every_timed_step_of_decode_gives_each_sequence_a_token(folder_of, monke
 def test_bench_as_text_names_the_limits_and_the_environment_that_moves_them(folder_of, monkeypatch, capsys):
     monkeypatch.setattr("neoxnative.bench._sgemm_peak", lambda threads: 123e9)
     monkeypatch.setattr("neoxnative.bench._core.read_bandwidth", lambda threads: 45e9)
+    monkeypatch.setattr("neoxnative.bench._core.triad_bandwidth", lambda threads: 34e9)
+    monkeypatch.setattr("neoxnative.bench._core.int8_peak", lambda threads: 567e9)
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
     bench = ["bench", "--model", folder_of(TINY), "--device", "cpu", "--new-tokens", "2", "--rounds", "2"]
     assert main([*bench, "--batch", "2", "--prompt", "8"]) == 0
     out = capsys.readouterr().out
-    assert "45.0 GB/s" in out and "123.0 GFLOP/s" in out
+    assert "45.0 GB/s" in out and "34.0 GB/s" in out and "123.0 GFLOP/s" in out and "567.0 GOP/s" in out
     assert "OPENBLAS_CORETYPE=Haswell" in out
     head, row = (line.split() for line in out.splitlines()[-2:])
     assert head[:2] == ["batch", "prompt"]
     assert row[:2] == ["2", "8"]
-    assert sum(part.endswith("%") for part in row) == 2
+    assert sum(part.endswith("%") for part in row) == 4
 
 
 def test_calls_of_generate_are_timed_beside_the_time_that_reading_takes(folder_of, monkeypatch, capsys):
@@ -212,12 +221,14 @@ def test_calls_of_generate_are_timed_beside_the_time_that_reading_takes(folder_o
     assert row[-1].endswith("%")
 
 
-def test_read_bandwidth_is_a_number_and_refuses_a_negative_count():
-    assert 0 < _core.read_bandwidth(2) < math.inf
+@pytest.mark.parametrize("limit", ["read_bandwidth", "triad_bandwidth", "int8_peak"])
+def test_a_limit_of_the_machine_is_a_number_and_refuses_a_negative_count(limit):
+    measure_limit = getattr(_core, limit)
+    assert 0 < measure_limit(2) < math.inf
     with pytest.raises(ValueError, match="threads is -1"):
-        _core.read_bandwidth(-1)
+        measure_limit(-1)
     with pytest.raises(TypeError, match="threads"):
-        _core.read_bandwidth("2")
+        measure_limit("2")
 
 
 class Terminal(io.StringIO):
