@@ -1,8 +1,8 @@
 """How fast an engine is, beside what the machine can do, measured in the same run.
 
 Prefill: `batch` prompts of random ids, submitted at once, until each has its first token. Its limit is a large matrix product, measured
-in every round: on a CPU numpy's, in float32; on a GPU cuBLASLt's, in the model's type. On a CPU it stands beside products of bytes, too, at the
-rate of the processor's fastest instruction for them. A prompt of T tokens counts as
+in every round: on a CPU numpy's, in float32; on a GPU cuBLASLt's, in the model's type. On a CPU it stands beside products of bytes,
+too, at the rate of the processor's fastest instruction for them. A prompt of T tokens counts as
 
     FLOPs = 2 * T * layers * (4 * hidden**2 + 2 * hidden * intermediate) + 2 * hidden * vocab + 4 * layers * hidden * T**2 / 2
 
