@@ -54,7 +54,7 @@ std::unique_ptr<StoredCheckpoint> open_any(const std::string& path, const std::s
 }  // namespace
 
 ModelConfig find_model_config(const std::string& folder, const std::string& text) {
-  if (!text.empty() || file_exists(folder + "/config.json")) return read_model_config(folder, text);
+  if (!text.empty() || file_exists(folder + "/config.json") || file_exists(folder + "/config.ini")) return read_model_config(folder, text);
   const std::string step = training_step(folder);
   if (!step.empty() && file_exists(step + "/config.json")) return read_model_config(step);
   if (step.empty())

@@ -63,7 +63,8 @@ class ChatTemplate:
             if message["role"] not in _ROLES:
                 raise ValueError(f"messages: a role is {message['role']!r}, expected {', '.join(_ROLES)}")
         template = _environment().from_string(self.source)
-        return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **dict(self.variables))
+        text: str = template.render(messages=messages, add_generation_prompt=add_generation_prompt, **dict(self.variables))
+        return text
 
     def check(self) -> None:
         """ValueError if the source is no template."""
@@ -118,7 +119,8 @@ def _special_tokens(folder: Path) -> tuple[tuple[str, str], ...]:
 
 def _config(folder: Path) -> dict[str, Any]:
     file = folder / "tokenizer_config.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}  # type: ignore[no-any-return]
+    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return config
 
 
 def _environment() -> Any:

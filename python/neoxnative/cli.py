@@ -59,7 +59,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: 0, 1 after an error, 2 after a wrong option, 130 after Ctrl-C."""
-    args, args.arguments = _parser().parse_known_args(argv)
+    args, arguments = _parser().parse_known_args(argv)
+    args.arguments = arguments
     if args.arguments and args.run is not commands.evaluate:  # which passes them on
         args.usage_error(f"unrecognized arguments: {' '.join(args.arguments)}")
     try:

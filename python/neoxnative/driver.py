@@ -7,7 +7,7 @@ import functools
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from .outputs import Delta, RequestOutput
 from .params import SamplingParams
@@ -23,18 +23,18 @@ class AsyncCalls:
     """What Engine offers to asyncio. Its requests share the steps with those of all other calls."""
 
     @functools.cached_property
-    def driver(self: Engine) -> Driver:  # type: ignore[misc]
+    def driver(self) -> Driver:
         """What steps for the calls below."""
-        return Driver(self)
+        return Driver(cast("Engine", self))
 
     async def agenerate(
-        self: Engine,  # type: ignore[misc]
+        self,
         prompts: Prompts,
         params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[RequestOutput]:
         """As `generate`, while the event loop goes on. Cancelling the task cancels the requests."""
         outputs: dict[int, RequestOutput] = {}
-        pairs = paired(prompts, params, self._read)
+        pairs = paired(prompts, params, cast("Engine", self)._read)
         with self.driver.open(pairs, whole=True) as calls:
             async for index, delta in calls:
                 if delta.output is not None:
@@ -42,12 +42,12 @@ class AsyncCalls:
         return raise_if_all_failed([outputs[index] for index in range(len(pairs))])
 
     async def astream(
-        self: Engine,  # type: ignore[misc]
+        self,
         prompt: Prompt,
         params: SamplingParams | None = None,
     ) -> AsyncIterator[Delta]:
         """As `stream`, for `async for`. Closing the iterator, or cancelling the task, cancels the request."""
-        with self.driver.open([(self._read(prompt), params or SamplingParams())]) as calls:
+        with self.driver.open([(cast("Engine", self)._read(prompt), params or SamplingParams())]) as calls:
             async for _, delta in calls:
                 if delta.output is not None and delta.output.outputs[delta.index].error is not None:
                     raise delta.output.outputs[delta.index].error  # type: ignore[misc]

@@ -45,7 +45,7 @@ def _tasks(given: Mapping[str, ArrayLike | None]) -> Iterator[tuple[str, str, ND
 def check_shapes(given: PromptLearning | None, info: EngineInfo) -> None:
     """ValueError where an array has as many numbers as it should, but another shape."""
     for name, value in given.items() if isinstance(given, Mapping) else ():
-        shape = np.shape(value) if value is not None else ()  # type: ignore[arg-type]
+        shape = np.shape(value) if value is not None else ()
         if len(shape) == 5 and (*shape[:3], shape[4]) != (info.layers, 2, info.heads, info.head_dim):
             wanted = f"[{info.layers}, 2, {info.heads}, length, {info.head_dim}]"
         elif len(shape) == 2 and shape[1] != info.hidden:

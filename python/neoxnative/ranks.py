@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import numpy as np
 
@@ -37,7 +37,7 @@ def collective(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate
         words = [f"call: {method.__name__}", *(f"{name}: {_described(value)}" for name, value in arguments)]
         return ranks.call("\n".join(words), lambda: method(self, *args, **kwargs))
 
-    return call
+    return cast(Callable[Concatenate[Any, P], R], call)
 
 
 class MpiRanks:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -111,7 +111,7 @@ def read_call(
         for (ids, own), part in zip(rows, parts)
     ]
     ends = column("end_id", (info.eos_token_ids or [0])[0] if end_id is None else end_id, len(rows), int)
-    prompts: list[Prompt] = [{"prompt_token_ids": ids, **part} for (ids, _), part in zip(rows, parts)]  # type: ignore[typeddict-item]
+    prompts = [cast(Prompt, {"prompt_token_ids": ids, **part}) for (ids, _), part in zip(rows, parts)]
     return TensorCall(prompts, _read_params(len(rows), end_id=ends, **fields), given, np.shape(input_ids)[1])
 
 

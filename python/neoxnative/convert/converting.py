@@ -80,7 +80,7 @@ def to_hf(
     source = source if isinstance(source, Source) else open_source(source)
     layout = Layout(source, dtype)
     target = Path(target)
-    with whole_folder(target, bytes_needed=layout.bytes, overwrite=overwrite) as folder:
+    with whole_folder(target, bytes_needed=layout.size, overwrite=overwrite) as folder:
         layout.begin(folder)
         run(layout.jobs(), folder, threads=threads, text=f"converting to {target}")
         _companions(source, folder)
@@ -88,7 +88,7 @@ def to_hf(
         config |= {"dtype" if "dtype" in source.config else "torch_dtype": dtype or source.dtype(_QKV)}
         config |= {"tie_word_embeddings": source.is_tied}
         write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
-    return Report(target, layout.bytes, source.left_out)
+    return Report(target, layout.size, source.left_out)
 
 
 def write_config(folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:

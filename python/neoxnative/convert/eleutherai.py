@@ -197,6 +197,7 @@ def _end_of_text(file: Path | None) -> int | None:
     try:
         tokenizer = json.loads(file.read_text(encoding="utf-8"))
         ids = tokenizer["model"]["vocab"] | {token["content"]: token["id"] for token in tokenizer.get("added_tokens") or ()}
-        return ids.get(_END_OF_TEXT)
+        found: int | None = ids.get(_END_OF_TEXT)
+        return found
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file} is not a tokenizer's JSON: {error!r}") from None

@@ -42,7 +42,7 @@ class Layout:
         return expected
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         return sum(self._sizes.values())
 
     def begin(self, folder: Path) -> None:
@@ -51,7 +51,7 @@ class Layout:
             (folder / file).write_bytes(self._header(offsets))
         if len(self._shards) > 1:
             weight_map = {name: file for file, offsets in self._shards.items() for name in offsets}
-            index = {"metadata": {"total_size": self.bytes}, "weight_map": weight_map}
+            index = {"metadata": {"total_size": self.size}, "weight_map": weight_map}
             write_text(folder / "model.safetensors.index.json", json.dumps(index, indent=2) + "\n")
 
     def _header(self, offsets: Mapping[str, int]) -> bytes:

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from starlette.routing import Route
 
 from .. import __version__
 from ..chat_templates import special_tokens
@@ -43,7 +44,7 @@ def create_app(engine: Engine, options: ServerOptions | None = None, *, model: s
     app.add_middleware(KeyCheck, keys=options.api_key)
     if options.allowed_origins:
         app.add_middleware(CORSMiddleware, allow_origins=list(options.allowed_origins), allow_methods=["*"], allow_headers=["*"])
-    app.add_middleware(StatusCount, metrics=service.metrics, paths={route.path for route in app.routes})
+    app.add_middleware(StatusCount, metrics=service.metrics, paths={route.path for route in app.routes if isinstance(route, Route)})
     return app
 
 

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from ..driver import Calls
-from ..outputs import CompletionOutput, Delta, RequestOutput
+from ..outputs import CompletionOutput, Delta, Logprob, RequestOutput
 from ..params import SamplingParams
 from .protocol import CompletionBody
 from .service import Service, new_id, raise_failed, usage
@@ -54,7 +54,7 @@ class _Answer:
 
     def whole(self) -> dict[str, Any]:
         outputs = [request.output for request in self._calls.requests]
-        choices = []
+        choices: list[dict[str, Any]] = []
         for output in outputs:
             for completion in _best(output.outputs, self._n):
                 choices.append(self._choice(len(choices), output, completion))
@@ -92,7 +92,7 @@ class _Answer:
         """A step's part of one choice, None where it has nothing to show yet."""
         text, logprobs, first = delta.text, None, index not in makers
         maker = makers.setdefault(index, self._maker())
-        tokens, entries = list(delta.token_ids), list(delta.logprobs or [])
+        tokens, entries = list(delta.token_ids), list[dict[int, Logprob] | None](delta.logprobs or [])
         if first and self._body.echo:
             text = self._prompt_text(output) + text
             before = self._echoed(output)
