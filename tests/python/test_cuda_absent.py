@@ -90,6 +90,14 @@ def test_a_gpu_is_not_measured_without_the_plugin():
         _core.gpu_matmul_peak("int8")
 
 
+@pytest.mark.skipif(bool(list(PACKAGE.glob("libneox_cuda*"))), reason="this build has the CUDA plugin")
+def test_ranks_on_gpus_need_the_plugin_too(folder_of):
+    assert (_core.gpu_count(), _core.gpu_report()) == (0, [])
+    with pytest.raises(NotImplementedError, match="device 'cuda' is not available"):
+        neoxnative.Engine(folder_of(TINY), device="cuda", tensor_parallel_size=2)
+    assert neoxnative.Engine(folder_of(TINY), tensor_parallel_size=2).info.device == "cpu"
+
+
 def test_a_driver_that_is_too_old(folder_of, old_driver, plugin):
     device, message = opened(
         folder_of(TINY), LD_LIBRARY_PATH=f"{old_driver}:{os.environ.get('LD_LIBRARY_PATH', '')}", PYTHONPATH=":".join(sys.path)

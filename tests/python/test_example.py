@@ -170,7 +170,6 @@ REFUSED = [
     (REQUEST, {"temperature": -1}, "temperature: expected 0 or a number from 0.001 to 1000, found '-1'"),
     (REQUEST, {"temperature": None}, "[request] temperature is missing"),
     (INSTANCE, {"device": "tpu"}, "device: expected auto, cpu or cuda, found 'tpu'"),
-    (INSTANCE, {"device": "cuda", "tensor_para_size": 2}, "expected one rank"),
     (INSTANCE, {"load_format": "random"}, "load_format: expected auto or dummy, found 'random'"),
     (INSTANCE, {"enable_custom_all_reduce": 2}, "enable_custom_all_reduce: expected 0 or 1, found '2'"),
     (REQUEST, {"beam_width": 65}, "beam_width: expected 1 to 64, found '65"),
