@@ -6,6 +6,7 @@
 
 #include "comm/host_communicator.h"
 #include "cuda_backend.h"
+#include "neox/engine.h"
 
 namespace neox {
 namespace cuda {
@@ -97,6 +98,12 @@ namespace {
 
 std::string dotted(int version) { return concat(version / 10000, ".", version % 10000 / 100, ".", version % 100); }
 
+std::string this_build() {
+  for (const std::string& line : build_info())
+    if (line.starts_with("nccl:")) return line;
+  return "nccl: unknown";
+}
+
 bool share_a_gpu(const std::vector<Seat>& seats) {
   for (size_t i = 0; i < seats.size(); i++)
     for (size_t j = 0; j < i; j++)
@@ -109,7 +116,7 @@ void require_nccl(const std::vector<Seat>& seats, const std::vector<int>& member
     if (seats[i].nccl == 0) {
       try {
         load_nccl();
-      } catch (const Error& e) { fail(ErrorKind::unsupported, "several GPUs need NCCL: ", e.what()); }
+      } catch (const Error& e) { fail(ErrorKind::unsupported, "several GPUs need NCCL: ", e.what(), "; this build: ", this_build()); }
       fail(ErrorKind::unsupported, "several GPUs need NCCL, which rank ", members[i], " cannot load");
     }
     require(seats[i].nccl == seats[0].nccl, "the ranks differ: rank ", members[0], " has NCCL ", dotted(seats[0].nccl), ", rank ",
