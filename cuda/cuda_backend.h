@@ -34,9 +34,9 @@ class CudaBackend final : public Backend {
   std::unique_ptr<Replay> record(const std::function<void()>& body) override;
 
   DType activation_dtype(DType model) const override { return model; }
-  size_t packed_bytes(int64_t outputs, int64_t inputs, DType dtype) const override;
-  Tensor pack(void* to, const Tensor& weight, DType dtype) override;
-  Tensor pack_random(void* to, int64_t outputs, int64_t inputs, const RandomFill& values, DType dtype) override;
+  size_t packed_bytes(int64_t outputs, int64_t inputs, Format format) const override;
+  Tensor pack(void* to, const Tensor& weight, Format format) override;
+  Tensor pack_random(void* to, int64_t outputs, int64_t inputs, const RandomFill& values, Format format) override;
   size_t page_bytes(const KvPages& kv) const override;
   std::unique_ptr<Communicator> connect(HostGroup& group, const std::vector<int>& members, Channel channel, DType wire) override;
   void reserve(const Bounds& bounds) override;

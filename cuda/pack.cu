@@ -45,9 +45,12 @@ template <class E> __global__ __launch_bounds__(kThreads) void random_kernel(E* 
 }  // namespace
 }  // namespace cuda
 
-size_t CudaBackend::packed_bytes(int64_t outputs, int64_t inputs, DType dtype) const { return size_t(outputs * inputs) * size_of(dtype); }
+size_t CudaBackend::packed_bytes(int64_t outputs, int64_t inputs, Format format) const {
+  return size_t(outputs * inputs) * size_of(format.dtype);
+}
 
-Tensor CudaBackend::pack(void* to, const Tensor& w, DType dtype) {
+Tensor CudaBackend::pack(void* to, const Tensor& w, Format format) {
+  const DType dtype = format.dtype;
   enter();
   const auto size = int64_t(size_of(w.dtype));
   cuda::HostRows rows{.data = static_cast<const char*>(w.data), .rows = w.rows, .bytes = w.cols * size, .stride = w.ld * size};
@@ -66,7 +69,8 @@ Tensor CudaBackend::pack(void* to, const Tensor& w, DType dtype) {
   return {.data = to, .rows = w.rows, .cols = w.cols, .ld = w.cols, .dtype = dtype};
 }
 
-Tensor CudaBackend::pack_random(void* to, int64_t outputs, int64_t inputs, const RandomFill& values, DType dtype) {
+Tensor CudaBackend::pack_random(void* to, int64_t outputs, int64_t inputs, const RandomFill& values, Format format) {
+  const DType dtype = format.dtype;
   const int64_t fours = (inputs + 3) / 4 + 1, most = std::min<int64_t>(outputs, 65535);
   const cuda::Launch l{
       .name = "make random weights",

@@ -41,7 +41,7 @@ std::unique_ptr<Backend> open(const BackendSpec& s) {
                                  .attention = s.attention,
                                  .unfused_scores = s.unfused_scores,
                                  .deterministic = s.deterministic});
-    backend->reserve({.tokens = 1024, .kv = 2048, .heads = 16, .head_dim = 256, .vocab = 65536, .logit_rows = 64});
+    backend->reserve({.tokens = 1024, .kv = 2048, .heads = 16, .head_dim = 256, .vocab = 65536, .logit_rows = 64, .narrow_inputs = 8192});
     return backend;
   } catch (const Error& e) {
     if (e.kind == ErrorKind::unsupported) return nullptr;
@@ -112,12 +112,12 @@ bool DeviceMatrix::surroundings_untouched() const {
   return host == std::string(host.size(), '\xff');
 }
 
-DeviceLinear::DeviceLinear(Backend& backend, const Matrix& weight, const Matrix& bias, DType dtype, DType source)
-    : packed_(backend, backend.packed_bytes(weight.rows, weight.cols, dtype)), bias_(backend, bias, backend.activation_dtype(dtype)) {
+DeviceLinear::DeviceLinear(Backend& backend, const Matrix& weight, const Matrix& bias, Format format, DType source)
+    : packed_(backend, backend.packed_bytes(weight.rows, weight.cols, format)), bias_(backend, bias, backend.activation_dtype(format.dtype)) {
   std::string host(size_t(weight.rows * weight.cols) * size_of(source), '\0');
   for (size_t i = 0; i < weight.v.size(); i++) store_from_f32(host.data(), source, int64_t(i), float(weight.v[i]));
   linear_.weight = backend.pack(packed_.data(),
-                                {.data = host.data(), .rows = weight.rows, .cols = weight.cols, .ld = weight.cols, .dtype = source}, dtype);
+                                {.data = host.data(), .rows = weight.rows, .cols = weight.cols, .ld = weight.cols, .dtype = source}, format);
   if (bias.rows) linear_.bias = bias_;
   backend.synchronize();
 }

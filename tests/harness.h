@@ -122,7 +122,7 @@ template <class T> class DeviceList {
 /// A packed weight and its bias, in the activation type, which may be empty.
 class DeviceLinear {
  public:
-  DeviceLinear(Backend& backend, const Matrix& weight, const Matrix& bias, DType dtype, DType source = DType::f32);
+  DeviceLinear(Backend& backend, const Matrix& weight, const Matrix& bias, Format format, DType source = DType::f32);
   operator const Linear&() const { return linear_; }
 
  private:

@@ -96,6 +96,17 @@ inline Matrix linear(const Matrix& x, const Matrix& weight, const Matrix& bias, 
   return out;
 }
 
+/// Rows as a product with 8-bit inputs sees them: multiples of max |x| / 127, to nearest even, in f32.
+inline Matrix narrow_rows(Matrix x) {
+  for (int64_t r = 0; r < x.rows; r++) {
+    float most = 0;
+    for (int64_t c = 0; c < x.cols; c++) most = std::max(most, std::fabs(float(x.at(r, c))));
+    const float scale = most / 127, inverse = 127 / most;
+    for (int64_t c = 0; c < x.cols; c++) x.at(r, c) = most > 0 ? double(scale) * std::nearbyintf(float(x.at(r, c)) * inverse) : 0;
+  }
+  return x;
+}
+
 /// What a sequence has stored: a row for each position. How a backend lays this out in pages is its own affair.
 struct History {
   std::vector<std::vector<double>> k, v;  // [positions][heads * head_dim]

@@ -21,6 +21,7 @@ namespace neox {
 struct Bounds {
   int32_t tokens, kv, heads, head_dim, vocab;  // kv: positions of one sequence
   int32_t logit_rows;                          // of one call of sample
+  int32_t narrow_inputs = 0;                   // of a weight that is multiplied by integers
 };
 
 /// Ops that were recorded, to be run again with what their buffers hold then.
@@ -58,11 +59,12 @@ class NEOX_API Backend {
   virtual std::unique_ptr<Replay> record(const std::function<void()>& body) = 0;
 
   virtual DType activation_dtype(DType model) const = 0;  // of the operands of linear and attention
-  virtual size_t packed_bytes(int64_t outputs, int64_t inputs, DType dtype) const = 0;
-  /// Brings a row-major host weight [outputs, inputs] into this backend's layout at `to` and returns the view for Linear::weight.
-  virtual Tensor pack(void* to, const Tensor& weight, DType dtype) = 0;
+  virtual size_t packed_bytes(int64_t outputs, int64_t inputs, Format format) const = 0;
+  /// Brings a row-major host weight [outputs, inputs] into this backend's layout at `to` and returns the view for Linear::weight. Formats of
+  /// integers, on a CPU alone, are made of numbers, or of the same integers with their scales.
+  virtual Tensor pack(void* to, const Tensor& weight, Format format) = 0;
   /// The same for a weight of random values.
-  virtual Tensor pack_random(void* to, int64_t outputs, int64_t inputs, const RandomFill& values, DType dtype) = 0;
+  virtual Tensor pack_random(void* to, int64_t outputs, int64_t inputs, const RandomFill& values, Format format) = 0;
   virtual size_t page_bytes(const KvPages& kv) const = 0;  // of k alone, or v alone, in one page
   /// The data plane between those ranks of a group, which are not only this one and all come here. Sums may be sent as `wire`.
   virtual std::unique_ptr<Communicator> connect(HostGroup& group, const std::vector<int>& members, Channel channel, DType wire) = 0;

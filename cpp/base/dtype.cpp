@@ -11,6 +11,10 @@ const char* name_of(DType t) {
   switch (t) {
     case DType::f16: return "float16";
     case DType::bf16: return "bfloat16";
+    case DType::i8: return "int8";
+    case DType::w8a8: return "w8a8";
+    case DType::i4: return "int4";
+    case DType::w4a8: return "w4a8";
     default: return "float32";
   }
 }

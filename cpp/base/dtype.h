@@ -9,13 +9,22 @@
 
 namespace neox {
 
-enum class DType : uint8_t { f32, f16, bf16 };
+/// The types of numbers, then those of matrices of integers with scales. i8: [-127, 127], a scale for a row. i4: [-8, 7], a scale for each
+/// group of columns. w8a8, w4a8: the same integers, multiplied by inputs that become 8-bit integers, too.
+enum class DType : uint8_t { f32, f16, bf16, i8, w8a8, i4, w4a8 };
 
-constexpr size_t size_of(DType t) { return t == DType::f32 ? 4 : 2; }
-const char* name_of(DType t);                                              // "float32", "float16", "bfloat16"
-DType dtype_named(const std::string& name, const char* option = "dtype");  // throws Error(invalid) naming the option
+constexpr bool is_float(DType t) { return t <= DType::bf16; }
+constexpr bool is_grouped(DType t) { return t >= DType::i4; }
+constexpr bool has_narrow_inputs(DType t) { return t == DType::w8a8 || t == DType::w4a8; }
+/// The type that holds the same integers in a file.
+constexpr DType stored_as(DType t) { return is_float(t) ? t : is_grouped(t) ? DType::i4 : DType::i8; }
 
-/// Calls f with an integral_constant of the type: the one place where dtype turns into a template argument.
+constexpr int64_t bits_of(DType t) { return t == DType::f32 ? 32 : is_float(t) ? 16 : is_grouped(t) ? 4 : 8; }
+constexpr size_t size_of(DType t) { return size_t(bits_of(t)) / 8; }       // 0 where an element is less than a byte
+const char* name_of(DType t);                                              // "float32", "float16", "bfloat16", "int8", "w8a8", ...
+DType dtype_named(const std::string& name, const char* option = "dtype");  // floats; throws Error(invalid) naming the option
+
+/// Calls f with an integral_constant of the type, one of numbers: the one place where dtype turns into a template argument.
 template <class Fn> decltype(auto) dispatch(DType t, Fn&& f) {
   switch (t) {
     case DType::f16: return f(std::integral_constant<DType, DType::f16>{});

@@ -4,9 +4,9 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <cassert>
-#include <cstring>
+#include <array>
 #include <fstream>
+#include <optional>
 
 #include "base/check.h"
 #include "cpu/cpu_backend_impl.h"
@@ -20,7 +20,7 @@ std::unique_ptr<Backend> make_cpu_backend(const std::string& isa, int num_thread
     if (named && !entry.supported) fail(ErrorKind::unsupported, "isa is '", isa, "', which this processor does not have");
     if (entry.supported && (named || isa == "auto")) best = entry.kernels;
   }
-  require(best != nullptr, "isa is '", isa, "', expected auto, or one that this build has: generic, on x86-64 also avx2 and avx512");
+  require(best != nullptr, "isa is '", isa, "', expected auto, or one that this build has: generic, on x86-64 also avx2, avx512 and avx512vnni");
   return std::make_unique<CpuBackend>(*best, num_threads > 0 ? num_threads : available_cores());
 }
 
@@ -41,6 +41,10 @@ int64_t CpuBackend::memory_free() const {
   return available;
 }
 
+// So few rows of inputs that each thread makes its own integers of all of them sooner than it would wait for others.
+constexpr int64_t kOwnRows = 16, kOwnInputs = 16384;
+static bool few(const Tensor& x) { return x.rows <= kOwnRows && x.rows * x.cols <= kOwnInputs; }
+
 // Whole 2 MiB pages for what is large: a walk over packed weights then touches few of them.
 constexpr size_t kHuge = size_t(2) << 20;
 
@@ -60,51 +64,6 @@ void CpuBackend::download(void* to, const void* from, size_t bytes) {
   if (bytes > 0) std::memcpy(to, from, bytes);
 }
 
-size_t CpuBackend::packed_bytes(int64_t outputs, int64_t inputs, DType dtype) const {
-  return panels_of(outputs) * panel_bytes(inputs, dtype);
-}
-
-namespace {
-
-/// One panel of 16 outputs from row p * 16 of w on; see kernels.h for the layout.
-template <DType From, DType To> void pack_panel(const Tensor& w, int64_t p, char* panel) {
-  constexpr int64_t kPair = To == DType::bf16 ? 2 : 1;  // k side by side in a lane
-  std::memset(panel, 0, panel_bytes(w.cols, To));
-  for (int64_t lane = 0; lane < std::min<int64_t>(kLanes, w.rows - p * kLanes); lane++) {
-    const void* row = w.from(p * kLanes + lane).data;
-    for (int64_t k = 0; k < w.cols; k++)
-      store_from_f32<To>(panel, k / kPair * kPair * kLanes + lane * kPair + k % kPair, load_as_f32<From>(row, k));
-  }
-}
-
-}  // namespace
-
-Tensor CpuBackend::pack(void* to, const Tensor& w, DType dtype) {
-  pool_.split(panels_of(w.rows), [&](int64_t begin, int64_t end) {
-    dispatch(w.dtype, [&](auto from) {
-      dispatch(dtype, [&](auto target) {
-        for (int64_t p = begin; p < end; p++) pack_panel<from, target>(w, p, static_cast<char*>(to) + p * panel_bytes(w.cols, dtype));
-      });
-    });
-  });
-  return {.data = to, .rows = w.rows, .cols = w.cols, .ld = w.cols, .dtype = dtype};
-}
-
-Tensor CpuBackend::pack_random(void* to, int64_t outputs, int64_t inputs, const RandomFill& values, DType dtype) {
-  std::vector<float> made(size_t(outputs * inputs));
-  pool_.split(outputs, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; r++) {
-      const int64_t row = values.first + r * values.row;  // of the whole's elements
-      for (int64_t block = row / 4; block * 4 < row + inputs; block++) {
-        const std::array<float, 4> four = random_values(values, block);
-        for (int64_t i = std::max(block * 4, row); i < std::min(block * 4 + 4, row + inputs); i++)
-          made[size_t(r * inputs + i - row)] = four[size_t(i % 4)];
-      }
-    }
-  });
-  return pack(to, {.data = made.data(), .rows = outputs, .cols = inputs, .ld = inputs, .dtype = DType::f32}, dtype);
-}
-
 size_t CpuBackend::page_bytes(const KvPages& kv) const { return size_t(PageLayout(kv).page) * size_of(kv.dtype); }
 
 void CpuBackend::use_gemm_config(const std::string& path) {
@@ -114,7 +73,9 @@ void CpuBackend::use_gemm_config(const std::string& path) {
 void CpuBackend::reserve(const Bounds& b) {
   scores_ld_ = (int64_t(b.kv) + kLanes - 1) / kLanes * kLanes;
   items_.reserve(size_t(b.tokens) * b.heads);
+  for (Buffer& rows : narrow_) rows = Buffer(*this, narrow_bytes(std::max(b.tokens, b.logit_rows), b.narrow_inputs));
   for (Scratch& s : scratch_) {
+    for (Buffer& rows : s.narrow) rows = Buffer(*this, narrow_bytes(kOwnRows, kOwnInputs / kOwnRows) + kOwnInputs);
     s.scores.resize(size_t(kernels_.attention_rows) * scores_ld_);
     s.weights.resize(size_t(b.vocab));
     s.edited.resize(size_t(b.vocab));
@@ -126,14 +87,38 @@ void CpuBackend::add_norm(const AddNormArgs& a) {
   pool_.split(a.x.rows, [&](int64_t begin, int64_t end) { kernels_.add_norm(a, begin, end); });
 }
 
+
+/// Makes integers of a part's inputs, where its weight wants them: its own for each thread, or all threads together for all.
+NarrowRows CpuBackend::narrow(const LinearArgs& a, size_t part, int thread) {
+  const Tensor &x = a.x, &w = a.w.weight;
+  const bool own = few(x);
+  const NarrowRows rows((own ? scratch_[size_t(thread)].narrow[part] : narrow_[part]).data<char>(), x.rows, x.cols, w.format());
+  const int64_t n = own ? 1 : pool_.size(), t = own ? 0 : thread;
+  kernels_.narrow_rows(x, w.format(), rows, x.rows * t / n, x.rows * (t + 1) / n);
+  return rows;
+}
+
 void CpuBackend::linear(std::initializer_list<LinearArgs> parts) {
   // Parts with one `out` have the same panels in the same thread, so they need no barrier between them.
+  const auto is_narrow = [](const LinearArgs& a) { return has_narrow_inputs(a.w.weight.dtype); };
+  const bool meet = std::any_of(parts.begin(), parts.end(), [&](const LinearArgs& a) {
+    return is_narrow(a) && !few(a.x);
+  });
   pool_.run([&](int thread) {
-    for (const LinearArgs* part = parts.begin(); part != parts.end(); part++) {
-      const int64_t panels = panels_of(part->w.weight.rows);
+    std::array<std::optional<NarrowRows>, 2> narrow_rows;
+    for (size_t i = 0; i < parts.size(); i++)
+      if (const LinearArgs& part = parts.begin()[i]; is_narrow(part)) narrow_rows[i] = narrow(part, i, thread);
+    if (meet) pool_.barrier(thread);
+    for (size_t i = 0; i < parts.size(); i++) {
+      const LinearArgs& part = parts.begin()[i];
+      const int64_t panels = panels_of(part.w.weight.rows);
       const int64_t begin = panels * thread / pool_.size(), end = panels * (thread + 1) / pool_.size();
-      const bool accumulate = part != parts.begin() && part->out.data == parts.begin()->out.data;
-      if (begin < end) kernels_.linear({.args = *part, .accumulate = accumulate, .wide = scratch_[size_t(thread)].wide.data()}, begin, end);
+      if (begin == end) continue;
+      const LinearTask task{.args = part,
+                            .accumulate = i > 0 && part.out.data == parts.begin()->out.data,
+                            .wide = scratch_[size_t(thread)].wide.data(),
+                            .narrow = narrow_rows[i] ? &*narrow_rows[i] : nullptr};
+      (task.narrow ? kernels_.linear_narrow : kernels_.linear)(task, begin, end);
     }
   });
 }

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <array>
+#include <cassert>
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/buffer.h"
 #include "base/thread_pool.h"
 #include "comm/host_communicator.h"
 #include "cpu/kernels.h"
@@ -27,9 +30,9 @@ class CpuBackend final : public Backend {
   std::unique_ptr<Replay> record(const std::function<void()>&) override { return nullptr; }
 
   DType activation_dtype(DType) const override { return DType::f32; }
-  size_t packed_bytes(int64_t outputs, int64_t inputs, DType dtype) const override;
-  Tensor pack(void* to, const Tensor& weight, DType dtype) override;
-  Tensor pack_random(void* to, int64_t outputs, int64_t inputs, const RandomFill& values, DType dtype) override;
+  size_t packed_bytes(int64_t outputs, int64_t inputs, Format format) const override;
+  Tensor pack(void* to, const Tensor& weight, Format format) override;
+  Tensor pack_random(void* to, int64_t outputs, int64_t inputs, const RandomFill& values, Format format) override;
   size_t page_bytes(const KvPages& kv) const override;
   std::unique_ptr<Communicator> connect(HostGroup& group, const std::vector<int>& members, Channel channel, DType) override {
     return std::make_unique<HostCommunicator>(*this, group, members, channel);
@@ -50,6 +53,7 @@ class CpuBackend final : public Backend {
  private:
   struct Scratch {               // of one thread
     std::vector<float> wide;     // [kWideBytes / 4] widened weights
+    std::array<Buffer, 2> narrow;  // integers of few rows of inputs, for each part of a linear
     std::vector<float> scores;   // [attention_rows, scores_ld_]
     std::vector<float> weights;  // [vocab] exp of logits
     std::vector<float> edited;   // [vocab] a row of logits as its draws see it
@@ -59,10 +63,12 @@ class CpuBackend final : public Backend {
   void beam_row(const BeamArgs&, const BeamRow&, Scratch&) const;
   int32_t draw(const SampleArgs&, const SampleRow&, const float* logits, Scratch&, double& logprob) const;
   void list_attention(const AttentionArgs&);
+  NarrowRows narrow(const LinearArgs&, size_t part, int thread);
 
   const Kernels& kernels_;
   ThreadPool pool_;
   std::vector<Scratch> scratch_;      // [threads]
+  std::array<Buffer, 2> narrow_;      // integers of more rows of inputs
   std::vector<AttentionItem> items_;  // of the attention op at hand
   int64_t scores_ld_ = 0;
 };

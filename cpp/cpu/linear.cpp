@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "cpu/math.h"
+#include "cpu/weight_only.h"
 
 namespace neox::NEOX_ISA {
 namespace {
@@ -117,7 +118,7 @@ struct Problem {  // y [M, N] (+)= x [M, K] W^T
   const Tensor &x = task.args.x, &y = task.args.out, &w = task.args.w.weight;
   const int64_t M = x.rows, N = w.rows, K = w.cols;
   const float* bias = task.args.w.bias ? task.args.w.bias.row(0) : nullptr;
-  const size_t bytes = panel_bytes(K, w.dtype);
+  const size_t bytes = panel_bytes(K, w.format());
 
   const char* panel(int64_t p) const { return static_cast<const char*>(w.data) + p * bytes; }
   int outputs(int64_t p) const { return int(std::min<int64_t>(N - p * kLanes, kLanes)); }
@@ -161,7 +162,8 @@ template <class W> void few_rows(const Problem& a, int64_t p0, int64_t p1) {
   for (int64_t p = p0 + stride * P; p < p1; p++) over(Tiles<W>::one, p, 1);
 }
 
-template <class W> void widen(const char* w, int64_t k0, int64_t k1, float* out) {  // -> [k1 - k0][16]
+template <class W>
+INL void widen_panel(W, const char* w, int64_t, int32_t, int64_t k0, int64_t k1, float* out) {  // -> [k1 - k0][16]
   const char* b = w + k0 * kRowBytes<W>;
   for (int64_t k = k0; k < k1; k += W::kStep, b += W::kStep * kRowBytes<W>)
     each<W::kStep>([&](auto j) {
@@ -169,18 +171,19 @@ template <class W> void widen(const char* w, int64_t k0, int64_t k1, float* out)
     });
 }
 
-// Many rows, bound by arithmetic: a group of rows stays in the first-level cache, a chunk of panels in the second. 16-bit weights are
-// widened once per chunk.
+// Many rows, bound by arithmetic: a group of rows stays in the first-level cache, a chunk of panels in the second. Narrower weights are
+// widened once per chunk; integers always are, few rows or many.
 template <class W> void many_rows(const Problem& a, int64_t p0, int64_t p1) {
   constexpr bool kWiden = !std::is_same_v<W, W32>;
-  constexpr int64_t kChunk = kWideBytes / (kBlock * kLanes * sizeof(float));
+  constexpr int64_t kMost = kWideBytes / (kBlock * kLanes * sizeof(float));
+  const int64_t chunk = a.M <= kMany ? kPair : kMost;  // for one group of rows, what the first-level cache holds
   const int64_t groups = (a.M + kMany - 1) / kMany;
   for (int64_t c = p0, end; c < p1; c = end) {
-    end = std::min(c + kChunk, p1);
+    end = std::min(c + chunk, p1);
     for (int64_t k = 0; k < a.K; k += kBlock) {
       const int64_t k1 = std::min<int64_t>(k + kBlock, a.K), wide = (k1 - k) * kLanes;
       if constexpr (kWiden)
-        for (int64_t p = c; p < end; p++) widen<W>(a.panel(p), k, k1, a.task.wide + (p - c) * wide);
+        for (int64_t p = c; p < end; p++) widen_panel(W{}, a.panel(p), a.K, a.w.group, k, k1, a.task.wide + (p - c) * wide);
       for (int64_t g = 0; g < groups; g++)
         for (int64_t p = c, n; p < end; p += n) {
           n = p + kPair <= end ? kPair : 1;
@@ -206,6 +209,10 @@ void linear(const LinearTask& task, int64_t panel0, int64_t panel1) {
     case DType::f32: return run<W32>(a, panel0, panel1);
     case DType::f16: return run<WF16>(a, panel0, panel1);
     case DType::bf16: return run<WB16>(a, panel0, panel1);
+    case DType::i8: return many_rows<W8>(a, panel0, panel1);
+    case DType::i4: return many_rows<W4>(a, panel0, panel1);
+    case DType::w8a8:
+    case DType::w4a8: return;  // linear_narrow's
   }
 }
 

@@ -54,6 +54,10 @@ INL I load_u16(const void* p) {
   const auto q = static_cast<const __m128i*>(p);
   return {_mm256_cvtepu16_epi32(_mm_loadu_si128(q)), _mm256_cvtepu16_epi32(_mm_loadu_si128(q + 1))};
 }
+INL I load_i8(const void* p) {
+  const auto q = static_cast<const char*>(p);
+  return {_mm256_cvtepi8_epi32(_mm_loadu_si64(q)), _mm256_cvtepi8_epi32(_mm_loadu_si64(q + 8))};
+}
 INL void store(float* p, F x) { _mm256_storeu_ps(p, x.a), _mm256_storeu_ps(p + 8, x.b); }
 INL void store_f16(void* p, F x) {
   const auto q = static_cast<__m128i*>(p);
@@ -62,6 +66,10 @@ INL void store_f16(void* p, F x) {
 }
 INL void store_u16(void* p, I x) {  // lanes hold 0 .. 65535
   _mm256_storeu_si256(static_cast<__m256i*>(p), _mm256_permute4x64_epi64(_mm256_packus_epi32(x.a, x.b), 0xd8));
+}
+INL void store_i8(void* p, I x) {  // lanes hold -128 .. 127
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8);
+  _mm_storeu_si128(static_cast<__m128i*>(p), _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 }
 INL F add(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 INL F sub(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
@@ -89,6 +97,7 @@ INL I bor(I x, I y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.
 template <int n> INL I shl(I x) { return {_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)}; }
 template <int n> INL I shr(I x) { return {_mm256_srli_epi32(x.a, n), _mm256_srli_epi32(x.b, n)}; }
 INL I to_int(F x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
+INL F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 INL F as_float(I x) { return {_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)}; }
 INL I as_bits(F x) { return {_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)}; }
 INL float sum(F x) {  // the one reduction tree: lanes i + (i + 8), then + 4, + 2, + 1

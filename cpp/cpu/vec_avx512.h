@@ -24,11 +24,13 @@ INL F first(F x, int64_t n) { return _mm512_maskz_mov_ps(mask_of(n), x); }
 INL I load_bits(const void* p) { return _mm512_loadu_si512(p); }
 INL F load_f16(const void* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }
 INL I load_u16(const void* p) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }
+INL I load_i8(const void* p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))); }
 INL void store(float* p, F x) { _mm512_storeu_ps(p, x); }
 INL void store_f16(void* p, F x) {
   _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 INL void store_u16(void* p, I x) { _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtepi32_epi16(x)); }
+INL void store_i8(void* p, I x) { _mm_storeu_si128(static_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x)); }  // lanes hold -128 .. 127
 INL F add(F x, F y) { return _mm512_add_ps(x, y); }
 INL F sub(F x, F y) { return _mm512_sub_ps(x, y); }
 INL F mul(F x, F y) { return _mm512_mul_ps(x, y); }
@@ -46,6 +48,7 @@ INL I bor(I x, I y) { return _mm512_or_si512(x, y); }
 template <int n> INL I shl(I x) { return _mm512_slli_epi32(x, n); }
 template <int n> INL I shr(I x) { return _mm512_srli_epi32(x, n); }
 INL I to_int(F x) { return _mm512_cvtps_epi32(x); }
+INL F to_float(I x) { return _mm512_cvtepi32_ps(x); }
 INL F as_float(I x) { return _mm512_castsi512_ps(x); }
 INL I as_bits(F x) { return _mm512_castps_si512(x); }
 INL void halves(F x, __m256& low, __m256& high) { low = _mm512_castps512_ps256(x), high = _mm512_extractf32x8_ps(x, 1); }

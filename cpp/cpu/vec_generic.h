@@ -55,12 +55,18 @@ INL F load_f16(const void* p) {
 INL I load_u16(const void* p) {
   return lanes<I>([=](int i) { return int32_t(static_cast<const uint16_t*>(p)[i]); });
 }
+INL I load_i8(const void* p) {
+  return lanes<I>([=](int i) { return int32_t(static_cast<const int8_t*>(p)[i]); });
+}
 INL void store(float* p, F x) { std::memcpy(p, x.v, sizeof x.v); }
 INL void store_f16(void* p, F x) {
   for (int i = 0; i < 16; i++) static_cast<uint16_t*>(p)[i] = f32_to_f16(x.v[i]);
 }
 INL void store_u16(void* p, I x) {
   for (int i = 0; i < 16; i++) static_cast<uint16_t*>(p)[i] = uint16_t(x.v[i]);
+}
+INL void store_i8(void* p, I x) {  // lanes hold -128 .. 127
+  for (int i = 0; i < 16; i++) static_cast<int8_t*>(p)[i] = int8_t(x.v[i]);
 }
 INL float fma(float x, float y, float z) {
   if constexpr (kFastFma) return __builtin_fmaf(x, y, z);
@@ -113,6 +119,9 @@ template <int n> INL I shr(I x) {
 }
 INL I to_int(F x) {  // of an integral value; what int32 cannot hold gives INT32_MIN, as on x86
   return lanes<I>([&](int i) { return x.v[i] > -2147483648.f && x.v[i] < 2147483648.f ? int32_t(x.v[i]) : INT32_MIN; });
+}
+INL F to_float(I x) {
+  return lanes<F>([&](int i) { return float(x.v[i]); });
 }
 INL F as_float(I x) {
   F r;

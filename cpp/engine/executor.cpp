@@ -50,7 +50,8 @@ Executor::Executor(EngineConfig& config, HostGroup& group, std::vector<std::stri
                      .heads = int32_t(shard_.share(model_config_.num_attention_heads)),
                      .head_dim = model_config_.head_dim(),
                      .vocab = model_config_.vocab_size,
-                     .logit_rows = logit_rows});
+                     .logit_rows = logit_rows,
+                     .narrow_inputs = narrow_inputs()});
   arena_ = std::make_unique<Arena>(*backend_);
   activations_ =
       make_activations(*arena_, model_config_, shard_, backend_->activation_dtype(dtype_named(config.dtype)), limits_.tokens, logit_rows);
@@ -151,12 +152,30 @@ void Executor::complete_limits(EngineConfig& c) {
 
 void Executor::load(EngineConfig& config, std::vector<std::string>& warnings) {
   const std::unique_ptr<Checkpoint> checkpoint = open_checkpoint(config.model, config.load_format, model_config_);
-  if (config.dtype == "auto") config.dtype = name_of(checkpoint->dtype_of("gpt_neox.layers.0.attention.query_key_value.weight"));
+  constexpr const char *kFirst = "gpt_neox.layers.0.attention.query_key_value.weight", *kEmbedding = "gpt_neox.embed_in.weight";
+  if (config.dtype == "auto") config.dtype = name_of(checkpoint->dtype_of(checkpoint->is_quantized(kFirst) ? kEmbedding : kFirst));
   const DType dtype = dtype_named(config.dtype);
+  const Quantization quantization =
+      choose_quantization(config.quantization, config.quantization_group_size, model_config_.quantization, dtype);
+  config.quantization = quantization.mode, config.quantization_group_size = quantization.group;
+  if (on_gpu() && quantization.mode != "none")
+    fail(ErrorKind::unsupported, "quantization is '", quantization.mode, "', which CUDA does not have: expected none, or device cpu");
   if (config.kv_cache_dtype == "auto") config.kv_cache_dtype = config.dtype;
   const auto told = group_.rank() == 0 ? config.on_layer_loaded : nullptr;
-  weights_ = std::make_unique<Weights>(*backend_, *checkpoint, model_config_, shard_, dtype, warnings, told);
+  weights_ = std::make_unique<Weights>(*backend_, *checkpoint, model_config_, shard_, dtype, quantization, warnings, told);
   if (config.load_format == "dummy") warnings.push_back("the weights are random (load_format dummy): what is generated means nothing");
+}
+
+/// The widest input of this rank's matrices, where inputs become integers.
+int32_t Executor::narrow_inputs() const {
+  int64_t most = 0;
+  const auto look = [&](const Linear& l) {
+    if (has_narrow_inputs(l.weight.dtype)) most = std::max(most, l.weight.cols);
+  };
+  for (const Layer& l : weights_->layers)
+    for (const Linear* linear : {&l.qkv, &l.out, &l.up, &l.down}) look(*linear);
+  look(weights_->head);
+  return int32_t(most);
 }
 
 void Executor::make_cache(EngineConfig& c, DType dtype) {

@@ -55,6 +55,7 @@ class Executor {
   void connect_ranks(const EngineConfig& config);
   bool recordable() const { return on_gpu() && tensor_parallel_->recordable() && pipeline_->recordable(); }
   void make_cache(EngineConfig& config, DType dtype);
+  int32_t narrow_inputs() const;
   void make_buffers(const EngineConfig& config);
   bool on_gpu() const { return backend_->name() == "cuda"; }
   void record_steps();

@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "model/ft_config.h"
+#include "model/quantization_config.h"
 
 namespace neox {
 namespace {
@@ -146,6 +147,7 @@ ModelConfig read_model_config(const std::string& folder, const std::string& text
   c.attention_bias = f.boolean("attention_bias", true);
   c.tie_word_embeddings = f.boolean("tie_word_embeddings", false);
   c.dtype = f.text("dtype", f.text("torch_dtype", "float32").c_str());
+  if (f.has("quantization_config")) c.quantization = read_quantization(json.at("quantization_config"), path + ": quantization_config");
   read_rope(f, c);
   c.eos_token_ids = generation_eos(folder, c.vocab_size);
   if (c.eos_token_ids.empty()) c.eos_token_ids = f.ids("eos_token_id");

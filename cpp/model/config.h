@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "backend/args.h"
+#include "model/quantization.h"
 
 namespace neox {
 
@@ -22,6 +23,7 @@ struct ModelConfig {
   Act act = Act::gelu;
   bool use_parallel_residual = true, attention_bias = true, tie_word_embeddings = false;
   std::vector<int32_t> eos_token_ids;
+  StoredQuantization quantization;
   std::string dtype;  // as config.json states it; a checkpoint's own tensors count for more
 
   int32_t head_dim() const { return hidden_size / num_attention_heads; }

@@ -50,17 +50,20 @@ void SafetensorsCheckpoint::open(const std::string& path) {
     if (dtype == "F32") tensor.dtype = DType::f32;
     else if (dtype == "F16") tensor.dtype = DType::f16;
     else if (dtype == "BF16") tensor.dtype = DType::bf16;
+    else if (dtype == "I8") tensor.dtype = DType::i8;
+    else if (dtype == "I32" && name.ends_with("_packed")) tensor.dtype = DType::i4;  // eight in a word
     else {
       refuse(name, "is of type " + brief(dtype) + ", expected F32, F16 or BF16");
       continue;
     }
-    unsigned __int128 bytes = size_of(tensor.dtype);
+    unsigned __int128 bytes = tensor.dtype == DType::i4 ? 4 : size_of(tensor.dtype);
     for (const Json& n : shape) {
       tensor.shape.push_back(int64_t(n.get<uint64_t>()));
       bytes = std::min<unsigned __int128>(bytes * n.get<uint64_t>(), UINT64_MAX);
     }
     require(bytes == end - begin, where, " has shape ", shape_text(tensor.shape), " in ", name_of(tensor.dtype), ", ", uint64_t(bytes),
             " bytes, but its data_offsets span ", end - begin);
+    if (tensor.dtype == DType::i4 && !tensor.shape.empty()) tensor.shape.back() *= 8;
     tensor.strides = row_major(tensor.shape);
     require(add(name, std::move(tensor)), where, " is also in another shard");
   }

@@ -26,11 +26,7 @@ struct Shard {
   /// Rows of the head, with padding at the end of the last ones: the vocabulary need not divide.
   int64_t vocab_rows(const ModelConfig& c) const { return (int64_t(c.vocab_size) + ranks - 1) / ranks; }
   Tensor rows_of(const Tensor& t) const { return t.from(rank * share(t.rows)).first(share(t.rows)); }
-  Tensor cols_of(Tensor t) const {
-    t.cols = share(t.cols);
-    t.data = static_cast<char*>(t.data) + rank * t.cols * int64_t(size_of(t.dtype));
-    return t;
-  }
+  Tensor cols_of(const Tensor& t) const { return t.columns(rank * share(t.cols), share(t.cols)); }
 };
 
 /// The share of rank `rank` among tensor_parallel * pipeline_parallel, the ranks of a stage side by side. Stages have as equal work as

@@ -77,7 +77,7 @@ size_t span_bytes(const FileTensor& t) {
   if (t.count() == 0) return 0;
   size_t last = 0;
   for (size_t i = 0; i < t.shape.size(); i++) last += size_t((t.shape[i] - 1) * t.strides[i]);
-  return (last + 1) * t.element();
+  return (last + 1) * (t.wide ? 64 : size_t(bits_of(t.dtype))) / 8;
 }
 
 void forget(const FileTensor& t) { t.file->forget(t.data, span_bytes(t)); }
@@ -179,8 +179,9 @@ const Entry& StoredCheckpoint::entry(const std::string& name) const {
 StoredTensor StoredCheckpoint::read(const std::string& name) const {
   const Entry& e = entry(name);
   const FileTensor& first = e.parts[0];
-  StoredTensor out{.dtype = name_of(first.dtype), .shape = e.shape, .bytes = size_of(first.dtype)};
+  StoredTensor out{.dtype = name_of(first.dtype), .shape = e.shape, .bytes = size_t(bits_of(first.dtype))};
   for (const int64_t n : e.shape) out.bytes *= size_t(n);
+  out.bytes /= 8;
   if (e.parts.size() == 1 && e.join == Entry::Join::along_axis && !first.wide && first.contiguous()) {
     out.data = first.data;
     return out;
@@ -192,7 +193,45 @@ StoredTensor StoredCheckpoint::read(const std::string& name) const {
   return out;
 }
 
+bool StoredCheckpoint::is_quantized(const std::string& name) const {
+  const auto found = entries_.find(name);
+  return found == entries_.end() ? entries_.contains(name + "_packed") : !is_float(found->second.parts[0].dtype);
+}
+
+const Entry& StoredCheckpoint::integers_of(const std::string& name) const {
+  return entry(entries_.contains(name + "_packed") ? name + "_packed" : name);
+}
+
+/// As compressed-tensors stores them: int8 with a scale for a row, or int4 + 8, eight in a word from its low bits on, with one for a group.
+Tensor StoredCheckpoint::get_integers(const std::string& name, int64_t rows, int64_t cols) const {
+  const Entry &e = integers_of(name), &s = entry(name + "_scale");
+  const DType dtype = e.parts[0].dtype, scale_dtype = s.parts[0].dtype;
+  for (const char* other : {"_zero_point", "_g_idx"})
+    if (entries_.contains(name + other) || refused_.contains(name + other))
+      fail(ErrorKind::unsupported, where_, ": ", name, " has a tensor ", name, other, ", expected symmetric weights in their own order");
+  require(e.shape == std::vector<int64_t>{rows, cols}, where_, ": ", name, " is ", shape_text(e.shape), ", expected ",
+          shape_text({rows, cols}));
+  const bool grouped = dtype == DType::i4;
+  const int64_t groups = grouped && s.shape.size() == 2 ? s.shape[1] : 1;
+  require(is_float(scale_dtype) && (s.shape == std::vector<int64_t>{rows, groups} || s.shape == std::vector<int64_t>{rows}) && groups > 0 &&
+              cols % groups == 0,
+          where_, ": ", name, "_scale is ", shape_text(s.shape), " in ", name_of(scale_dtype), ", expected a number for each of ", rows,
+          " rows", grouped ? " and their groups" : "");
+  const int64_t group = cols / groups;
+  if (grouped && group != 32 && group != 64 && group != 128)
+    fail(ErrorKind::unsupported, where_, ": ", name, " has groups of ", group, " columns, expected 32, 64 or 128");
+  return {.data = const_cast<char*>(e.parts[0].data),
+          .rows = rows,
+          .cols = cols,
+          .ld = cols,
+          .dtype = dtype,
+          .group = grouped ? int32_t(group) : 0,
+          .scale = s.parts[0].data,
+          .scale_dtype = scale_dtype};
+}
+
 Tensor StoredCheckpoint::get(const std::string& name, int64_t rows, int64_t cols) {
+  require(is_float(dtype_of(name)), where_, ": ", name, " is of type ", name_of(dtype_of(name)), ", expected float32, float16 or bfloat16");
   const std::vector<int64_t>& shape = shape_of(name);
   const std::vector<int64_t> wanted = rows == 1 ? std::vector<int64_t>{cols} : std::vector<int64_t>{rows, cols};
   const bool fits = shape == wanted || shape == std::vector<int64_t>{rows, cols};
@@ -216,7 +255,7 @@ std::vector<std::string> StoredCheckpoint::names() const {
 }
 
 void StoredCheckpoint::done_with(const std::string& name) {
-  for (const FileTensor& part : entry(name).parts) forget(part);
+  for (const FileTensor& part : integers_of(name).parts) forget(part);
   last_.reset();
 }
 

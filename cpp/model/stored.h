@@ -18,7 +18,7 @@ struct FileTensor {
   bool wide = false;  // float64 in the file, read as float32
   std::vector<int64_t> shape, strides;
 
-  size_t element() const { return wide ? 8 : size_of(dtype); }
+  size_t element() const { return wide ? 8 : size_of(dtype); }  // bytes; of i4, which is always contiguous, 0
   int64_t count() const;
   bool contiguous() const;
 };
@@ -43,6 +43,8 @@ class StoredCheckpoint : public Checkpoint {
 
   bool has(const std::string& name) const override { return entries_.contains(name); }
   Tensor get(const std::string& name, int64_t rows, int64_t cols) override;
+  bool is_quantized(const std::string& name) const override;
+  Tensor get_integers(const std::string& name, int64_t rows, int64_t cols) const override;
   DType dtype_of(const std::string& name) const override { return entry(name).parts[0].dtype; }
   const std::vector<int64_t>& shape_of(const std::string& name) const { return entry(name).shape; }
   StoredTensor read(const std::string& name) const;
@@ -61,6 +63,7 @@ class StoredCheckpoint : public Checkpoint {
 
  private:
   const Entry& entry(const std::string& name) const;
+  const Entry& integers_of(const std::string& name) const;
 
   std::string where_;
   std::deque<MappedFile> files_;

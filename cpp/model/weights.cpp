@@ -46,11 +46,13 @@ void convert(char* to, const Tensor& from, DType dtype) {
   });
 }
 
+bool has_matrix(const Checkpoint& c, const std::string& name) { return c.has(name) || c.is_quantized(name); }
+
 }  // namespace
 
 Weights::Weights(Backend& backend, Checkpoint& checkpoint, const ModelConfig& config, const Shard& shard, DType dtype,
-                 std::vector<std::string>& warnings, const std::function<void(int32_t, int32_t)>& on_layer)
-    : backend_(backend), checkpoint_(checkpoint), config_(config), shard_(shard), dtype_(dtype), arena_(backend) {
+                 const Quantization& quantization, std::vector<std::string>& warnings, const std::function<void(int32_t, int32_t)>& on_layer)
+    : backend_(backend), checkpoint_(checkpoint), config_(config), shard_(shard), dtype_(dtype), quantization_(quantization), arena_(backend) {
   const Stage& stage = shard.stage;
   if (stage.first()) embedding = table("gpt_neox.embed_in.weight");
   for (int32_t i = stage.first_layer; i < stage.last_layer; i++) {
@@ -69,9 +71,10 @@ Weights::Weights(Backend& backend, Checkpoint& checkpoint, const ModelConfig& co
 /// The head that config.json ties to the embedding is not tied where the checkpoint holds another one, as in HuggingFace.
 std::string Weights::head_name(std::vector<std::string>& warnings) const {
   const std::string embedding_name = "gpt_neox.embed_in.weight",
-                    stored = checkpoint_.has("lm_head.weight") ? "lm_head.weight" : "embed_out.weight";
+                    stored = has_matrix(checkpoint_, "lm_head.weight") ? "lm_head.weight" : "embed_out.weight";
   if (!config_.tie_word_embeddings) return stored;
-  if (!checkpoint_.has(stored) || checkpoint_.same(stored, embedding_name)) return embedding_name;
+  if (!has_matrix(checkpoint_, stored)) return embedding_name;
+  if (!checkpoint_.is_quantized(stored) && checkpoint_.same(stored, embedding_name)) return embedding_name;
   warnings.push_back("tie_word_embeddings is true, but the checkpoint's " + stored + " differs from its embedding: it is used as it is");
   return stored;
 }
@@ -110,39 +113,65 @@ Norm Weights::norm(const std::string& name) {
   return {.gamma = vector(name + ".weight", n), .beta = vector(name + ".bias", n), .eps = float(config_.layer_norm_eps)};
 }
 
-Tensor Weights::packed(const std::string& name, const Tensor& part) {
-  check_range(name, part, dtype_);
-  const Tensor out = backend_.pack(arena_.allocate(backend_.packed_bytes(part.rows, part.cols, dtype_)), part, dtype_);
+/// format: what numbers become.
+Tensor Weights::packed(const std::string& name, const Tensor& part, Format format) {
+  if (!is_float(part.dtype)) {
+    const bool narrow = quantization_.narrow_inputs;
+    const DType four = narrow ? DType::w4a8 : DType::i4, eight = narrow ? DType::w8a8 : DType::i8;
+    format = {part.dtype == DType::i4 ? four : eight, part.group};
+  }
+  check_groups(name, part.cols, format);
+  if (is_float(format.dtype)) check_range(name, part, format.dtype);
+  const Tensor out = backend_.pack(arena_.allocate(backend_.packed_bytes(part.rows, part.cols, format)), part, format);
   checkpoint_.done_with(name);
   return out;
 }
 
+void Weights::check_groups(const std::string& name, int64_t inputs, Format format) const {
+  require(format.group == 0 || inputs % format.group == 0, "quantization ", name_of(format.dtype), " has groups of ", format.group,
+          " inputs, which do not divide the ", inputs, " of ", name, shard_.ranks > 1 ? " on each rank" : "",
+          ": expected a quantization_group_size that does");
+}
+
 /// Made by the backend, if the checkpoint is one of random values: much sooner than read.
-Tensor Weights::random(const std::string& name, int64_t rows, int64_t cols, Cut cut) {
+Tensor Weights::random(const std::string& name, int64_t rows, int64_t cols, Cut cut, Format format) {
   std::optional<RandomFill> values = checkpoint_.random(name, rows, cols);
   if (!values) return {};
   const int64_t part_rows = cut == Cut::rows ? shard_.share(rows) : rows, part_cols = cut == Cut::cols ? shard_.share(cols) : cols;
   values->first = shard_.rank * (cut == Cut::rows ? part_rows * cols : part_cols);
-  return backend_.pack_random(arena_.allocate(backend_.packed_bytes(part_rows, part_cols, dtype_)), part_rows, part_cols, *values, dtype_);
+  check_groups(name, part_cols, format);
+  return backend_.pack_random(arena_.allocate(backend_.packed_bytes(part_rows, part_cols, format)), part_rows, part_cols, *values, format);
 }
 
-Tensor Weights::matrix(const std::string& name, int64_t rows, int64_t cols, Cut cut) {
-  if (const Tensor made = random(name, rows, cols, cut)) return made;
-  const Tensor source = checkpoint_.get(name, rows, cols);
-  return packed(name, cut == Cut::rows ? shard_.rows_of(source) : shard_.cols_of(source));
+/// Of numbers, or of integers.
+Tensor Weights::source_of(const std::string& name, int64_t rows, int64_t cols) {
+  return checkpoint_.is_quantized(name) ? checkpoint_.get_integers(name, rows, cols) : checkpoint_.get(name, rows, cols);
+}
+
+Tensor Weights::matrix(const std::string& name, int64_t rows, int64_t cols, Cut cut, Format format) {
+  if (const Tensor made = random(name, rows, cols, cut, format)) return made;
+  const Tensor source = source_of(name, rows, cols);
+  if (cut == Cut::cols && source.group) check_groups(name, shard_.share(cols), source.format());
+  return packed(name, cut == Cut::rows ? shard_.rows_of(source) : shard_.cols_of(source), format);
 }
 
 /// This rank's rows of the vocabulary, and zeros where there are no more.
 Tensor Weights::head_rows(const std::string& name) {
-  if (shard_.ranks == 1) return matrix(name, config_.vocab_size, config_.hidden_size, Cut::rows);
-  const Tensor source = checkpoint_.get(name, config_.vocab_size, config_.hidden_size);
+  if (shard_.ranks == 1) return matrix(name, config_.vocab_size, config_.hidden_size, Cut::rows, quantization_.head);
+  const Tensor source = source_of(name, config_.vocab_size, config_.hidden_size);
   const int64_t rows = shard_.vocab_rows(config_), first = std::min(shard_.rank * rows, source.rows);
   const int64_t there = std::min(rows, source.rows - first);
-  if (there == rows) return packed(name, source.from(first).first(rows));
-  const size_t row_bytes = size_t(source.cols) * size_of(source.dtype);
-  std::vector<char> padded(size_t(rows) * row_bytes);
-  if (there > 0) std::memcpy(padded.data(), source.from(first).data, size_t(there) * row_bytes);
-  return packed(name, {.data = padded.data(), .rows = rows, .cols = source.cols, .ld = source.cols, .dtype = source.dtype});
+  if (there == rows) return packed(name, source.from(first).first(rows), quantization_.head);
+  // Integers stand for 0 where their scale is 0.
+  const size_t row_bytes = size_t(source.cols * bits_of(source.dtype) / 8);
+  const size_t scales = source.scale ? size_t(source.group ? source.cols / source.group : 1) * size_of(source.scale_dtype) : 0;
+  std::vector<char> padded(size_t(rows) * row_bytes), scale(size_t(rows) * scales);
+  const Tensor from = source.from(first);
+  if (there > 0) std::memcpy(padded.data(), from.data, size_t(there) * row_bytes);
+  if (there > 0 && scales > 0) std::memcpy(scale.data(), from.scale, size_t(there) * scales);
+  Tensor part = source;
+  part.data = padded.data(), part.rows = rows, part.scale = scale.data();
+  return packed(name, part, quantization_.head);
 }
 
 Tensor Weights::table(const std::string& name) {
@@ -170,10 +199,10 @@ Layer Weights::layer(int32_t index) {
   Layer l;
   l.ln1 = norm(p + "input_layernorm");
   l.ln2 = norm(p + "post_attention_layernorm");
-  l.qkv.weight = matrix(p + "attention.query_key_value.weight", 3 * h, h, Cut::rows);
-  l.out.weight = matrix(p + "attention.dense.weight", h, h, Cut::cols);
-  l.up = {.weight = matrix(p + "mlp.dense_h_to_4h.weight", f, h, Cut::rows), .bias = bias(p + "mlp.dense_h_to_4h.bias", f)};
-  l.down.weight = matrix(p + "mlp.dense_4h_to_h.weight", h, f, Cut::cols);
+  l.qkv.weight = matrix(p + "attention.query_key_value.weight", 3 * h, h, Cut::rows, quantization_.layers);
+  l.out.weight = matrix(p + "attention.dense.weight", h, h, Cut::cols, quantization_.layers);
+  l.up = {.weight = matrix(p + "mlp.dense_h_to_4h.weight", f, h, Cut::rows, quantization_.layers), .bias = bias(p + "mlp.dense_h_to_4h.bias", f)};
+  l.down.weight = matrix(p + "mlp.dense_4h_to_h.weight", h, f, Cut::cols, quantization_.layers);
   const std::string out_bias = p + "attention.dense.bias", down_bias = p + "mlp.dense_4h_to_h.bias";
   if (config_.attention_bias) l.qkv.bias = bias(p + "attention.query_key_value.bias", 3 * h);
   if (!config_.use_parallel_residual) {
@@ -208,11 +237,13 @@ Rope Weights::make_rope() {
 void Weights::warn_of_the_rest(std::vector<std::string>& warnings) const {
   std::set<std::string> known{"gpt_neox.embed_in.weight", "gpt_neox.final_layer_norm.weight", "gpt_neox.final_layer_norm.bias",
                               "embed_out.weight", "lm_head.weight"};
+  for (const char* head : {"embed_out.weight", "lm_head.weight"})
+    for (const char* part : {"_packed", "_scale"}) known.insert(std::string(head) + part);
   for (int32_t i = 0; i < config_.num_hidden_layers; i++) {
     const std::string p = concat("gpt_neox.layers.", i, ".");
     for (const char* part : {"input_layernorm", "post_attention_layernorm", "attention.query_key_value", "attention.dense",
                              "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"})
-      known.insert(p + part + ".weight"), known.insert(p + part + ".bias");
+      for (const char* kind : {".weight", ".bias", ".weight_packed", ".weight_scale"}) known.insert(p + part + kind);
     // Buffers that old versions of transformers stored, recomputed here.
     for (const char* buffer : {"attention.bias", "attention.masked_bias", "attention.rotary_emb.inv_freq"}) known.insert(p + buffer);
   }

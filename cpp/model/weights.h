@@ -7,6 +7,7 @@
 #include "backend/buffer.h"
 #include "model/checkpoint.h"
 #include "model/config.h"
+#include "model/quantization.h"
 #include "model/shard.h"
 
 namespace neox {
@@ -27,11 +28,11 @@ struct Layer {
 /// rank of the first stage: a lookup then needs no communication, and one table in `layers` matrices is little memory.
 class Weights {
  public:
-  /// dtype: of the matrices. Linears have biases of the backend's activation type; norms and what add_norm adds are f32. Unknown tensors
-  /// are named in `warnings`.
+  /// dtype: of the embedding; of the other matrices, `quantization`'s. Linears have biases of the backend's activation type; norms and what
+  /// add_norm adds are f32. Unknown tensors are named in `warnings`.
   /// on_layer: told of each layer, where it is not empty.
   Weights(Backend& backend, Checkpoint& checkpoint, const ModelConfig& config, const Shard& shard, DType dtype,
-          std::vector<std::string>& warnings, const std::function<void(int32_t done, int32_t layers)>& on_layer);
+          const Quantization& quantization, std::vector<std::string>& warnings, const std::function<void(int32_t done, int32_t layers)>& on_layer);
 
   Tensor embedding;  // [vocab, hidden] row-major, on the first stage
   std::vector<Layer> layers;
@@ -45,10 +46,12 @@ class Weights {
   Tensor vector(const Tensor& source, DType dtype = DType::f32);
   Tensor sum(const std::string& a, const std::string& b);
   Norm norm(const std::string& name);
-  Tensor random(const std::string& name, int64_t rows, int64_t cols, Cut cut);
-  Tensor matrix(const std::string& name, int64_t rows, int64_t cols, Cut cut);
+  Tensor random(const std::string& name, int64_t rows, int64_t cols, Cut cut, Format format);
+  Tensor matrix(const std::string& name, int64_t rows, int64_t cols, Cut cut, Format format);
+  Tensor source_of(const std::string& name, int64_t rows, int64_t cols);
   Tensor head_rows(const std::string& name);
-  Tensor packed(const std::string& name, const Tensor& part);
+  Tensor packed(const std::string& name, const Tensor& part, Format format);
+  void check_groups(const std::string& name, int64_t inputs, Format format) const;
   Tensor table(const std::string& name);
   Tensor vector(const std::string& name, int64_t n);
   Tensor bias(const std::string& name, int64_t n);
@@ -62,6 +65,7 @@ class Weights {
   const ModelConfig& config_;
   const Shard shard_;
   const DType dtype_;
+  const Quantization quantization_;
   Arena arena_;
 };
 

@@ -11,7 +11,7 @@ cdef class _Values:
         return {
             "version": 3,
             "shape": tuple(self.tensor.shape),
-            "typestr": {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}[self.tensor.dtype],
+            "typestr": {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "int8": "|i1"}[self.tensor.dtype],
             "data": (<size_t>self.tensor.data, True),
         }
 
@@ -52,6 +52,23 @@ cdef class Checkpoint:
 
     def done_with(self, str name):
         self.reader.get().done_with(name)
+
+
+def quantize(str mode, group, weight):
+    cdef neox.string c = mode, dtype = {"<f4": "float32", "<f2": "float16", "<u2": "bfloat16"}[weight.dtype.str]
+    cdef const uint8_t[:, ::1] data = weight.view(uint8)
+    cdef int64_t rows = weight.shape[0], cols = weight.shape[1]
+    cdef int32_t columns = _int32("group", group)
+    integers, scales = empty((rows, cols), int8), empty((rows, cols // columns if columns else 1), float32)
+    cdef int8_t[:, ::1] q = integers
+    cdef float[:, ::1] scale = scales
+    cdef span[int8_t] to_q = span[int8_t](&q[0, 0] if rows else NULL, <size_t>(rows * cols))
+    cdef span[float] to_scale = span[float](&scale[0, 0] if rows else NULL, <size_t>scale.size)
+    cdef neox.QuantizationError error
+    cdef const void* at = &data[0, 0] if rows else NULL
+    with nogil:
+        error = neox.quantize(c, columns, dtype, at, rows, cols, to_q, to_scale)
+    return integers, scales, error.error, error.norm
 
 
 def training_step(path):

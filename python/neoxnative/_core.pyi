@@ -66,6 +66,11 @@ class Checkpoint:
     def done_with(self, name: str) -> None:
         """Lets its pages leave memory; arrays of it stay valid, and bring them back when they are looked at."""
 
+def quantize(mode: str, group: int, weight: NDArray[Any]) -> tuple[NDArray[np.int8], NDArray[np.float32], float, float]:
+    """A matrix [rows, cols], contiguous, of float32, float16 or, as uint16, bfloat16 -> the integers [rows, cols], scales [rows, groups], the
+    sum of the squared errors and that of the squared weights. Without the GIL, in the calling thread.
+    """
+
 def training_step(path: str | os.PathLike[str]) -> str:
     """The folder with layer files of EleutherAI's GPT-NeoX: `path`, what its file `latest` names, or its only global_step folder; or ""."""
 
@@ -77,6 +82,8 @@ class Engine:
         load_format: str,
         model_config: str,
         dtype: str,
+        quantization: str,
+        quantization_group_size: int,
         device: str,
         kv_cache_dtype: str,
         isa: str,

@@ -2,11 +2,11 @@
 from operator import index
 from os import fsdecode, fsencode
 
-from numpy import asarray
+from numpy import asarray, empty, float32, int8, uint8
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
-from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint64_t
 from libcpp cimport bool as cpp_bool
 from libcpp.memory cimport shared_ptr, unique_ptr
 from libcpp.span cimport span
@@ -227,8 +227,8 @@ cdef neox.Ids _ids(const int32_t[::1] ids) noexcept:
 cdef class Engine:
     cdef unique_ptr[neox.Engine] engine
 
-    def __cinit__(self, *, str model, str load_format, str model_config, str dtype, str device, str kv_cache_dtype, str isa, str attention,
-                  str unfused_scores, str gemm_config, kv_cache_memory, block_size, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads,
+    def __cinit__(self, *, str model, str load_format, str model_config, str dtype, str quantization, str device, str kv_cache_dtype, str isa, str attention,
+                  str unfused_scores, str gemm_config, quantization_group_size, kv_cache_memory, block_size, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads,
                   max_logprobs, enable_prefix_caching, async_scheduling, record_steps, programmatic_launch, seed, on_layer_loaded,
                   tensor_parallel_size, pipeline_parallel_size, str ranks, mpi_comm, str mpi_library, comm_timeout, list devices, bint custom_all_reduce,
                   bint deterministic, tasks, str task_folder):
@@ -241,6 +241,7 @@ cdef class Engine:
         _fill_tasks(c.prompt_learning, tasks)
         c.model, c.load_format, c.model_config, c.dtype, c.device = model, load_format, model_config, dtype, device
         c.deterministic = deterministic
+        c.quantization, c.quantization_group_size = quantization, _int32("quantization_group_size", quantization_group_size)
         c.kv_cache_dtype, c.isa = kv_cache_dtype, isa
         c.attention, c.unfused_scores, c.gemm_config = attention, unfused_scores, gemm_config
         c.kv_cache_memory = _int64("kv_cache_memory", kv_cache_memory)

@@ -19,6 +19,7 @@ import neoxnative
 from neoxnative import Engine, SamplingParams
 
 from . import bench, commands
+from .convert.quantized import MODES
 from .server.options import ServerOptions
 
 _SAMPLING_DEFAULTS = {"max_tokens": 128, "temperature": 0.8, "top_p": 0.95, "seed": 0}
@@ -185,7 +186,12 @@ def _choice(words: Mapping[str, Any]) -> Callable[[str], Any]:
 def _add_convert(convert: argparse.ArgumentParser) -> None:
     convert.add_argument("source", nargs="?", metavar="SOURCE", help="the folder to read, or a name on the hub")
     convert.add_argument("target", nargs="?", metavar="TARGET", help="the folder to write")
-    convert.add_argument("--to", choices=("ft", "hf"), default="ft", help="FasterTransformer's format or HuggingFace's (default: ft)")
+    text = "FasterTransformer's format or HuggingFace's (default: ft, with --quantization hf)"
+    convert.add_argument("--to", choices=("ft", "hf"), help=text)
+    text = "make integers of the matrices of layers and head, as the engine's --quantization does; the folder then loads as it is"
+    convert.add_argument("--quantization", choices=MODES, help=text)
+    text = "with int4 and w4a8: inputs that share a scale (default: 64)"
+    convert.add_argument("--quantization-group-size", type=_count, metavar="32|64|128", help=text)
     text = "with --to ft: ranks to cut it for, a divisor of the attention heads and the intermediate size (default: 1)"
     convert.add_argument("--tensor-parallel-size", type=_count, default=1, metavar="N", help=text)
     types = ("auto", "float32", "float16", "bfloat16")

@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import neoxnative
-from neoxnative import Engine, RequestOutput, SamplingParams, ScoreOutput
+from neoxnative import Engine, EngineInfo, RequestOutput, SamplingParams, ScoreOutput
 
 from . import _core
 from .bench import format_report, measure
 from .chat import Conversation, talk
 from .convert import Report, to_ft, to_hf, write_config
+from .convert.quantized import errors as quantization_errors
+from .convert.source import Source, open_source
 from .hub import resolve_model, resolve_tokenizer
 from .progress import StatusLine
 from .server.options import ServerOptions
@@ -113,8 +115,12 @@ def convert(args: Namespace) -> int:
     source, common = resolve_model(args.source), {"overwrite": args.overwrite, "threads": args.num_threads}
     common["dtype"] = None if args.dtype == "auto" else args.dtype
     start = time.perf_counter()
-    if args.to == "hf":
-        report = to_hf(source, args.target, **common)
+    if args.to == "ft" and args.quantization is not None:
+        args.usage_error("--quantization is for --to hf: FasterTransformer's format has no such integers")
+    if args.quantization_group_size is not None and args.quantization is None:
+        args.usage_error("--quantization-group-size is for --quantization int4 and w4a8")
+    if args.to == "hf" or args.quantization is not None:
+        report = to_hf(source, args.target, quantization=args.quantization, group_size=args.quantization_group_size, **common)
     else:
         name = args.model_name or Path(args.source).resolve().name
         report = to_ft(source, args.target, ranks=args.tensor_parallel_size, model_name=name, **common)
@@ -184,7 +190,8 @@ def _put_report(report: dict[str, Any], text: str, json_file: str | None) -> Non
 
 
 def info(args: Namespace) -> int:
-    info = asdict(_open(args).info)
+    engine = _open(args)
+    info = asdict(engine.info)
     del info["warnings"]
     info["eos_token_ids"] = " ".join(map(str, info["eos_token_ids"])) or "none"
     for name, value in info.items():
@@ -195,7 +202,30 @@ def info(args: Namespace) -> int:
         elif name == "parameters":
             value = f"{value:,}"
         print(f"{name:<24}{value}")
+    if args.quantization not in (None, "none") and args.load_format != "dummy":
+        try:
+            source = open_source(engine.info.model)
+        except NotImplementedError as error:  # it has integers already
+            print(f"neoxnative: warning: the error of the weights cannot be told: {error}", file=sys.stderr)
+        else:
+            _print_quantization_errors(source, engine.info)
     return 0
+
+
+def _print_quantization_errors(source: Source, info: EngineInfo) -> None:
+    """The relative error of each matrix, and of all of a layer's together."""
+    columns = {"query_key_value": "qkv", "attention.dense": "out", "dense_h_to_4h": "up", "dense_4h_to_h": "down"}
+    print(f"\nerror of the {info.quantization} weights, ||integers * scales - weight|| / ||weight||")
+    print(f"{'layer':<9}" + "".join(f"{column:>9}" for column in (*columns.values(), "all")))
+    sums: dict[str, list[tuple[float, float]]] = {}
+    for name, error, norm in quantization_errors(source, info.quantization, info.quantization_group_size):
+        layer = name.split(".")[2] if ".layers." in name else "head"
+        row = sums.setdefault(layer, [])
+        row.append((error, norm))
+        if len(row) == len(columns) or layer == "head":
+            total = (sum(e for e, _ in row), sum(n for _, n in row))
+            cells = [f"{math.sqrt(e / n) if n else 0:>9.4f}" for e, n in (*row, total)]
+            print(f"{layer:<9}" + ("".join(cells) if layer != "head" else f"{cells[-1]:>{9 * (len(columns) + 1)}}"))
 
 
 def doctor(_: Namespace) -> int:

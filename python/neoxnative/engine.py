@@ -44,6 +44,10 @@ class Engine(AsyncCalls):
     load_format: "auto" (what is there), "safetensors", "pt" (pytorch_model.bin), "eleutherai" (layer_*.pt and yml of a training), "ft"
         (FasterTransformer's); or "dummy": random weights of the configuration's shape, for measuring
     dtype: of the weights: "auto" (the checkpoint's; float32 for the demo model), "float32", "float16" or "bfloat16"
+    quantization: of the matrices on a CPU: "none", "int8", "int4", "w8a8" or "w4a8"; None = what the checkpoint has
+        int8: integers with a scale for each output; int4: with one for each group of inputs. w8a8 and w4a8, the fast ones: the same
+        integers, multiplied by inputs that become 8-bit integers, too. The head has 8 bits in all four, the embedding keeps dtype
+    quantization_group_size: inputs that share a scale, with int4 and w4a8: 32, 64 or 128; None = the checkpoint's, else 64
     device: "auto", "cpu" or "cuda"
     kv_cache_dtype: "auto" (the weights'), "float32", "float16" or "bfloat16"
     kv_cache_memory: bytes of KV cache of each rank; None = what is sensible for the device
@@ -66,7 +70,8 @@ class Engine(AsyncCalls):
         longer. The CPU's always are
     gemm_config: on CUDA, a file of `gpt_gemm`'s with the algorithms of matrix products; info.warnings says why where it is not used
     seed: of requests that bring none, in [0, 2**64); None = fresh entropy for each
-    isa: for tests: the CPU kernels, "auto" (the best this machine runs), "generic", "avx2" or "avx512"
+    isa: for tests: the CPU kernels, "auto" (the best this machine runs), "generic", "avx2", "avx512" or
+        "avx512vnni"
 
     tensor_parallel_size: ranks that share every layer; must divide the attention heads and the intermediate size
     pipeline_parallel_size: stages of layers, each of tensor_parallel_size ranks; several steps are then on their way at once
@@ -94,6 +99,8 @@ class Engine(AsyncCalls):
         tokenizer: str | os.PathLike[str] | None = None,
         load_format: str = "auto",
         dtype: str | DTypeLike = "auto",
+        quantization: str | None = None,
+        quantization_group_size: int | None = None,
         device: str = "auto",
         kv_cache_dtype: str | DTypeLike = "auto",
         kv_cache_memory: int | None = None,
@@ -132,6 +139,8 @@ class Engine(AsyncCalls):
                 load_format=load_format,
                 model_config=model_config,
                 dtype=dtype_name(dtype),
+                quantization="auto" if quantization is None else quantization,
+                quantization_group_size=quantization_group_size or 0,
                 device=device,
                 kv_cache_dtype=dtype_name(kv_cache_dtype),
                 isa=isa,

@@ -1,6 +1,6 @@
 # What Python sees of cpp/include/neox/engine.h. Structs that only leave C++ are declared as C structs: Cython turns those into dicts.
 from cpython.object cimport PyObject
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint64_t
 from libcpp cimport bool
 from libcpp.optional cimport optional
 from libcpp.span cimport span
@@ -50,6 +50,8 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
         int32_t length
 
     cdef cppclass EngineConfig:
+        string quantization
+        int32_t quantization_group_size
         string model, load_format, model_config, dtype, device, kv_cache_dtype, isa, attention, unfused_scores, gemm_config
         int64_t kv_cache_memory
         int32_t block_size, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads, max_logprobs
@@ -131,11 +133,12 @@ cdef extern from "neox/engine.h" namespace "neox" nogil:
         int32_t gemm_hits, gemm_misses
 
     cdef struct EngineInfo:
-        string model, load_format, device, device_detail, dtype, kv_cache_dtype, hidden_act
+        string model, load_format, device, device_detail, dtype, quantization, kv_cache_dtype, hidden_act
         int32_t layers, hidden, heads, head_dim, intermediate, vocab, rotary_dim, max_positions
         double rotary_base, layer_norm_eps
         bool parallel_residual, tied_embedding, attention_bias
         int64_t parameters, weight_bytes, kv_cache_bytes
+        int32_t quantization_group_size
         int32_t block_size, num_blocks, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads
         int32_t rank, world_size, tensor_parallel_size, pipeline_parallel_size, first_layer, last_layer
         string ranks, gemm_config
@@ -181,6 +184,13 @@ cdef extern from "neox/checkpoint.h" namespace "neox" nogil:
         void done_with(const string& name) except +raise_neox_error
 
     string training_step(const string& path) except +raise_neox_error
+
+cdef extern from "neox/quantize.h" namespace "neox" nogil:
+    cdef struct QuantizationError:
+        double error, norm
+
+    QuantizationError quantize(const string& mode, int32_t group, const string& dtype, const void* weight, int64_t rows, int64_t cols,
+                               span[int8_t] q, span[float] scale) except +raise_neox_error
 
 cdef extern from "neox/machine.h" namespace "neox" nogil:
     double read_bandwidth(int threads) except +raise_neox_error

@@ -169,6 +169,7 @@ class EngineInfo:
     device: str
     device_detail: str
     dtype: str
+    quantization: str
     kv_cache_dtype: str
     hidden_act: str
     layers: int
@@ -187,6 +188,7 @@ class EngineInfo:
     parameters: int
     weight_bytes: int
     kv_cache_bytes: int
+    quantization_group_size: int  # 0 = a scale for each output, or none
     block_size: int
     num_blocks: int
     max_model_len: int

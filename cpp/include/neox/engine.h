@@ -52,9 +52,13 @@ struct EngineConfig {
   std::string load_format = "auto";
   std::string model_config;              // config.json's text, for a folder that has none; empty = the folder's
   std::string dtype = "auto";            // weights: "auto" (the checkpoint's), "float32", "float16", "bfloat16"
+  // Of the matrices of layers and head, on a CPU: "none"; "int8", "int4": integers with scales; "w8a8", "w4a8": the same, multiplied by inputs
+  // that become 8-bit integers, each row with a scale of its own; "auto": as the checkpoint's config.json says. The head has 8 bits in all.
+  std::string quantization = "auto";
+  int32_t quantization_group_size = 0;   // inputs that share a scale, with int4 and w4a8: 32, 64, 128; 0 = the checkpoint's, else 64
   std::string device = "auto";           // "auto", "cpu", "cuda"
   std::string kv_cache_dtype = "auto";   // "auto" (the weights' type), "float32", "float16", "bfloat16"
-  std::string isa = "auto";              // CPU kernels: "auto" (the best this machine runs), "generic", "avx2", "avx512"
+  std::string isa = "auto";              // CPU kernels: "auto" (the best this machine runs), "generic", "avx2", "avx512", "avx512vnni"
   int64_t kv_cache_memory = 0;           // bytes; 0 = what is sensible for the device
   int32_t block_size = 16;               // positions in a page of the KV cache, a multiple of 16
   int32_t max_model_len = 0;             // positions of one request, virtual tokens counted; 0 = the model's max_position_embeddings
@@ -194,11 +198,12 @@ struct TaskInfo {
 
 /// What the engine made of its configuration; for people to read and tools to print.
 struct EngineInfo {
-  std::string model, load_format, device, device_detail, dtype, kv_cache_dtype, hidden_act;
+  std::string model, load_format, device, device_detail, dtype, quantization, kv_cache_dtype, hidden_act;
   int32_t layers, hidden, heads, head_dim, intermediate, vocab, rotary_dim, max_positions;
   double rotary_base, layer_norm_eps;
   bool parallel_residual, tied_embedding, attention_bias;
   int64_t parameters, weight_bytes, kv_cache_bytes;
+  int32_t quantization_group_size;  // 0 = a scale for each output, or none
   int32_t block_size, num_blocks, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads;
   int32_t rank, world_size, tensor_parallel_size, pipeline_parallel_size, first_layer, last_layer;  // layers [first, last) are this rank's
   std::string ranks;        // "one rank", "threads", or the MPI library, and what tensors pass through between them

@@ -13,6 +13,7 @@ from .. import _core
 from . import eleutherai, ft
 from .output import run, whole_folder, write_text
 from .prompts import PrefixPrompt
+from .quantized import QuantizedLayout, config_of
 from .safetensors import Layout
 from .shape import ini_of_shape
 from .source import Source, open_source
@@ -73,12 +74,19 @@ def to_hf(
     target: str | os.PathLike[str],
     *,
     dtype: str | None = None,
+    quantization: str | None = None,
+    group_size: int | None = None,
     overwrite: bool = False,
     threads: int | None = None,
 ) -> Report:
-    """Writes HuggingFace's folder `target`: config.json and safetensors files of up to 5 GB. dtype: None = each tensor keeps its own."""
+    """Writes HuggingFace's folder `target`: config.json and safetensors files of up to 5 GB.
+
+    dtype: None = each tensor keeps its own
+    quantization: of the matrices of layers and head: "int8", "w8a8", "int4" or "w4a8", as Engine's; None = they stay numbers
+    group_size: inputs that share a scale, with int4 and w4a8: 32, 64 or 128; None = 64
+    """
     source = source if isinstance(source, Source) else open_source(source)
-    layout = Layout(source, dtype)
+    layout = Layout(source, dtype) if quantization is None else QuantizedLayout(source, dtype, quantization, group_size)
     target = Path(target)
     with whole_folder(target, bytes_needed=layout.size, overwrite=overwrite) as folder:
         layout.begin(folder)
@@ -86,7 +94,9 @@ def to_hf(
         _companions(source, folder)
         config = {key: value for key, value in source.config.items() if key not in ("dtype", "torch_dtype")}
         config |= {"dtype" if "dtype" in source.config else "torch_dtype": dtype or source.dtype(_QKV)}
-        config |= {"tie_word_embeddings": source.is_tied}
+        config |= {"tie_word_embeddings": source.is_tied and quantization is None}
+        if quantization is not None:
+            config |= {"quantization_config": config_of(quantization, group_size)}
         write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
     return Report(target, layout.size, source.left_out)
 

@@ -22,8 +22,8 @@ class Layout:
 
     def __init__(self, source: Source, dtype: str | None) -> None:
         self._source = source
-        self._types = {name: dtype or source.dtype(name) for name in self._names()}
-        self._sizes = {name: ITEM_BYTES[self._types[name]] * int(np.prod(shape)) for name, shape in self._names().items()}
+        self._made = self._tensors(dtype)
+        self._sizes = {name: ITEM_BYTES[kind] * int(np.prod(shape)) for name, (kind, shape) in self._made.items()}
         shards: list[dict[str, int]] = [{}]  # name -> offset
         for name, size in self._sizes.items():
             used = sum(self._sizes[other] for other in shards[-1])
@@ -35,11 +35,12 @@ class Layout:
         names = ["model.safetensors"] if count == 1 else [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
         self._shards = dict(zip(names, shards))
 
-    def _names(self) -> Mapping[str, tuple[int, ...]]:
+    def _tensors(self, dtype: str | None) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+        """Types and shapes of what is written."""
         expected = shapes(self._source.shape)
         if self._source.is_tied:
             del expected[HEAD]
-        return expected
+        return {name: (dtype or self._source.dtype(name), shape) for name, shape in expected.items()}
 
     @property
     def size(self) -> int:
@@ -58,22 +59,28 @@ class Layout:
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}
         for name, offset in offsets.items():
             span = [offset, offset + self._sizes[name]]
-            header[name] = {"dtype": SAFETENSORS_NAMES[self._types[name]], "shape": list(self._names()[name]), "data_offsets": span}
+            kind, shape = self._made[name]
+            header[name] = {"dtype": SAFETENSORS_NAMES[kind], "shape": list(shape), "data_offsets": span}
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         return len(text).to_bytes(8, "little") + text
 
-    def jobs(self) -> list[Job]:
-        out = []
+    def _places(self) -> dict[str, tuple[str, int]]:
+        """Each tensor's file, and where in it it begins."""
+        out = {}
         for file, offsets in self._shards.items():
             start = len(self._header(offsets))
-            out += [Job(name, self._source.bytes(name), partial(self._write, name, file, start + at)) for name, at in offsets.items()]
+            out |= {name: (file, start + at) for name, at in offsets.items()}
         return out
+
+    def jobs(self) -> list[Job]:
+        copied = {name: place for name, place in self._places().items() if name in self._source}
+        return [Job(name, self._source.bytes(name), partial(self._write, name, *place)) for name, place in copied.items()]
 
     def _write(self, name: str, file: str, at: int, folder: Path) -> None:
         with (folder / file).open("r+b") as stream:
             stream.seek(at)
-            for piece in pieces(self._source.read(name), self._types[name]):
+            for piece in pieces(self._source.read(name), self._made[name][0]):
                 stream.write(piece.data)
             stream.flush()
             os.fsync(stream.fileno())

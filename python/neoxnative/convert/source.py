@@ -36,6 +36,8 @@ class Source:
         self._file = _core.Checkpoint(path, model_config=json.dumps(dict(config)) if _core.training_step(path) else "")
         stored = self._file.names()
         self._stored_name = {name: name for name in stored} if names is None else {new: old for new, old in names.items() if old in stored}
+        if config.get("quantization_config") is not None:
+            raise NotImplementedError(f"{path} is quantised, as its config.json says: expected a checkpoint of numbers")
         self._guard = threading.Lock()
         expected = shapes(shape)
         self.is_tied = self._find_head()

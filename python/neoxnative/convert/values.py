@@ -1,4 +1,4 @@
-"""Arrays of the three types of weights; bfloat16, which numpy has not, as uint16 with its bits."""
+"""Arrays of the three types of weights, and of the integers of quantised ones; bfloat16, which numpy has not, as uint16 with its bits."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int32": 4, "int64": 8}
 FT_NAMES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}  # of config.ini and of the scripts' arguments
-SAFETENSORS_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+SAFETENSORS_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8", "int32": "I32", "int64": "I64"}
 
 
 def type_of(array: Array) -> str:

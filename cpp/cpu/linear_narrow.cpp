@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+// y = act(x W^T + bias) where both are integers: w8a8 and w4a8. Compiled once per instruction set, and once more for AVX512-VNNI.
+// Sums of products of bytes are exact, so their order does not matter: over all of K for w8a8, over a group for w4a8, whose groups are added
+// in order in f32. A row has the same bits alone and in any batch, on any number of threads, and on every instruction set.
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/math.h"
+#include "cpu/isa.h"
+#include NEOX_DOT
+
+namespace neox::NEOX_ISA {
+namespace {
+
+struct Tile {  // some rows against P panels
+  const int8_t* q;
+  int64_t ldq;
+  const float* scale;     // [rows]
+  const int32_t* offset;  // [rows, groups]
+  int64_t groups;
+  const char* w;     // a panel
+  int64_t w_stride;  // bytes from a panel to the next of the P
+  int64_t K, group;
+  float* y;
+  int64_t ldy, y_stride;  // columns from a panel's outputs to the next panel's
+  const float* bias;      // or null
+  bool add;               // to what y holds
+  int last;               // outputs of the last of the P panels, 1 .. 16
+};
+
+// Far ahead into the second-level cache, near ahead into the first; farther where there is more arithmetic.
+template <int rows> INL void fetch(const char* line) {
+  __builtin_prefetch(line + (rows <= 2 ? 1024 : 4096), 0, 2);
+  __builtin_prefetch(line + (rows <= 2 ? 256 : 1024), 0, 3);
+}
+
+INL I four(const int8_t* q) {
+  int32_t v;
+  std::memcpy(&v, q, 4);
+  return set1(v);
+}
+
+INL void put(const Tile& t, int m, int p, int panels, F v) {
+  float* y = t.y + m * t.ldy + p * t.y_stride;
+  const float* bias = t.bias ? t.bias + p * t.y_stride : nullptr;
+  if (p + 1 < panels || t.last == kLanes) {
+    if (t.add) v = add(load(y), v);
+    if (bias) v = add(v, load(bias));
+    store(y, v);
+  } else {
+    if (t.add) v = add(load_first(y, t.last), v);
+    if (bias) v = add(v, load_first(bias, t.last));
+    store_first(y, v, t.last);
+  }
+}
+
+template <int MR, int P> [[gnu::flatten]] void tile8(const Tile& t) {
+  I acc[P][MR], w[P];
+  each<P>([&](auto p) { each<MR>([&](auto m) { acc[p][m] = start_i8(t.offset[m * t.groups]); }); });
+  const char* b = t.w + 64;
+  for (int64_t k = 0; k < t.K; k += 4, b += 64) {
+    each<P>([&](auto p) {
+      fetch<MR>(b + p * t.w_stride);
+      w[p] = load_bits(b + p * t.w_stride);
+    });
+    each<MR>([&](auto m) {
+      const I a = four(t.q + m * t.ldq + k);
+      each<P>([&](auto p) { acc[p][m] = dot_i8(acc[p][m], w[p], a); });
+    });
+  }
+  each<P>([&](auto p) {
+    const F scale = load(reinterpret_cast<const float*>(t.w + p * t.w_stride));
+    each<MR>([&](auto m) { put(t, m, p, P, mul(to_float(acc[p][m]), mul(scale, set1(t.scale[m])))); });
+  });
+}
+
+template <int MR, int P> [[gnu::flatten]] void tile4(const Tile& t) {
+  F acc[P][MR];
+  each<P>([&](auto p) { each<MR>([&](auto m) { acc[p][m] = set1(0.f); }); });
+  const char* b = t.w + (t.groups + 1) / 2 * 64;
+  for (int64_t g = 0; g < t.groups; g++) {
+    I dot[P][MR], w[P];
+    each<MR>([&](auto m) {
+      const I offset = set1(t.offset[m * t.groups + g]);
+      each<P>([&](auto p) { dot[p][m] = offset; });
+    });
+    const int8_t* q = t.q + g * t.group;
+    for (int64_t k = 0; k < t.group; k += 8, b += 64) {
+      each<P>([&](auto p) { fetch<MR>(b + p * t.w_stride); });
+      each<2>([&](auto half) {  // the low halves of the bytes are k .. k + 3, the high ones k + 4 .. k + 7
+        each<P>([&](auto p) { w[p] = band(shr<half * 4>(load_bits(b + p * t.w_stride)), set1(0x0f0f0f0f)); });
+        each<MR>([&](auto m) {
+          const I a = four(q + m * t.ldq + k + half * 4);
+          each<P>([&](auto p) { dot[p][m] = dot_u4(dot[p][m], w[p], a); });
+        });
+      });
+    }
+    each<P>([&](auto p) {
+      const F scale = load_f16(t.w + p * t.w_stride + g * 32);
+      each<MR>([&](auto m) { acc[p][m] = fma(to_float(dot[p][m]), scale, acc[p][m]); });
+    });
+  }
+  each<P>([&](auto p) { each<MR>([&](auto m) { put(t, m, p, P, mul(acc[p][m], set1(t.scale[m]))); }); });
+}
+
+// The tiles of a format, by rows: with as many panels side by side (memory streams) as registers allow, with two, and with one.
+using TileFn = void (*)(const Tile&);
+constexpr bool kWideFile = kAccumulators > 8;
+constexpr int kPair = kWideFile ? 2 : 1;
+constexpr int panels_for(int registers, int rows) {  // registers of one row and panel
+  if (!kWideFile) return registers * rows == 1 ? 4 : registers * rows == 2 ? 2 : 1;
+  return std::clamp(kAccumulators / (registers * rows), 1, rows <= 2 ? 2 : 4);
+}
+struct Int8 {
+  static constexpr int kRegisters = 1;
+  static constexpr int kFew = kWideFile ? 16 : 6;   // rows of a tile where memory is the limit
+  static constexpr int kMany = kWideFile ? 12 : 6;  // and where arithmetic is
+  template <int rows, int P> static constexpr TileFn kTile = tile8<rows, P>;
+};
+struct Int4 {
+  static constexpr int kRegisters = 2, kFew = kWideFile ? 12 : 2, kMany = kWideFile ? 6 : 2;
+  template <int rows, int P> static constexpr TileFn kTile = tile4<rows, P>;
+};
+template <class T, class = std::make_integer_sequence<int, T::kFew>> struct Tiles;
+template <class T, int... i> struct Tiles<T, std::integer_sequence<int, i...>> {
+  static constexpr TileFn side_by_side[] = {nullptr, T::template kTile<i + 1, panels_for(T::kRegisters, i + 1)>...};
+  static constexpr TileFn pair[] = {nullptr, T::template kTile<i + 1, kPair>...};
+  static constexpr TileFn one[] = {nullptr, T::template kTile<i + 1, 1>...};
+};
+
+struct Problem {
+  const LinearTask& task;
+  const NarrowRows& x = *task.narrow;
+  const Tensor &y = task.args.out, &w = task.args.w.weight;
+  const int64_t M = y.rows, N = w.rows, K = w.cols;
+  const float* bias = task.args.w.bias ? task.args.w.bias.row(0) : nullptr;
+  const size_t bytes = panel_bytes(K, w.format());
+
+  int outputs(int64_t p) const { return int(std::min<int64_t>(N - p * kLanes, kLanes)); }
+  /// The g-th of `groups` nearly equal groups of rows, against panels p, p + stride, ... up to and including `end`.
+  void run(const TileFn* tiles, int64_t p, int64_t stride, int64_t end, int64_t groups, int64_t g) const {
+    const int64_t m = M * g / groups, rows = M * (g + 1) / groups - m;
+    tiles[rows]({.q = x.q + m * x.ld,
+                 .ldq = x.ld,
+                 .scale = x.scale + m,
+                 .offset = x.offset + m * x.groups,
+                 .groups = x.groups,
+                 .w = static_cast<const char*>(w.data) + p * bytes,
+                 .w_stride = int64_t(stride * bytes),
+                 .K = K,
+                 .group = w.group,
+                 .y = y.row(m) + p * kLanes,
+                 .ldy = y.ld,
+                 .y_stride = stride * kLanes,
+                 .bias = bias ? bias + p * kLanes : nullptr,
+                 .add = task.accumulate,
+                 .last = outputs(end)});
+  }
+  void finish(int64_t p) const {
+    if (task.args.act == Act::none) return;
+    const int n = outputs(p);
+    for (int64_t m = 0; m < M; m++) {
+      float* out = y.row(m) + p * kLanes;
+      if (n == kLanes) store(out, activate(task.args.act, load(out)));
+      else store_first(out, activate(task.args.act, load_first(out, n)), n);
+    }
+  }
+};
+
+// Up to 16 rows, bound by memory: P panels side by side, as far apart as this thread's share allows, so that each is a stream that runs on
+// into its next panel.
+template <class T> void few_rows(const Problem& a, int64_t p0, int64_t p1) {
+  const int64_t groups = (a.M + T::kFew - 1) / T::kFew, P = groups == 1 ? panels_for(T::kRegisters, int(a.M)) : 1, stride = (p1 - p0) / P;
+  auto over = [&](const TileFn* tiles, int64_t p, int64_t n) {
+    for (int64_t g = 0; g < groups; g++) a.run(tiles, p, stride, p + (n - 1) * stride, groups, g);
+    for (int64_t i = 0; i < n; i++) a.finish(p + i * stride);
+  };
+  for (int64_t p = p0; p < p0 + stride; p++) over(groups == 1 ? Tiles<T>::side_by_side : Tiles<T>::one, p, P);
+  for (int64_t p = p0 + stride * P; p < p1; p++) over(Tiles<T>::one, p, 1);
+}
+
+// Many rows, bound by arithmetic: a group of rows stays in the first-level cache, a chunk of panels in the second.
+template <class T> void many_rows(const Problem& a, int64_t p0, int64_t p1) {
+  const auto chunk = std::max<int64_t>(kPair, int64_t(kWideBytes / a.bytes) / kPair * kPair);
+  const int64_t groups = (a.M + T::kMany - 1) / T::kMany;
+  for (int64_t c = p0, end; c < p1; c = end) {
+    end = std::min(c + chunk, p1);
+    for (int64_t g = 0; g < groups; g++)
+      for (int64_t p = c, n; p < end; p += n) {
+        n = p + kPair <= end ? kPair : 1;
+        a.run(n == kPair ? Tiles<T>::pair : Tiles<T>::one, p, 1, p + n - 1, groups, g);
+      }
+    for (int64_t p = c; p < end; p++) a.finish(p);
+  }
+}
+
+template <class T> void run(const Problem& a, int64_t p0, int64_t p1) {
+  if (a.M == 0) return;
+  a.M <= 16 ? few_rows<T>(a, p0, p1) : many_rows<T>(a, p0, p1);
+}
+
+}  // namespace
+
+void linear_narrow(const LinearTask& task, int64_t panel0, int64_t panel1) {
+  const Problem a{.task = task};
+  if (a.w.dtype == DType::w8a8) run<Int8>(a, panel0, panel1);
+  else run<Int4>(a, panel0, panel1);
+}
+
+}  // namespace neox::NEOX_ISA
