@@ -113,11 +113,12 @@ bool DeviceMatrix::surroundings_untouched() const {
 }
 
 DeviceLinear::DeviceLinear(Backend& backend, const Matrix& weight, const Matrix& bias, Format format, DType source)
-    : packed_(backend, backend.packed_bytes(weight.rows, weight.cols, format)), bias_(backend, bias, backend.activation_dtype(format.dtype)) {
+    : packed_(backend, backend.packed_bytes(weight.rows, weight.cols, format)),
+      bias_(backend, bias, backend.activation_dtype(format.dtype)) {
   std::string host(size_t(weight.rows * weight.cols) * size_of(source), '\0');
   for (size_t i = 0; i < weight.v.size(); i++) store_from_f32(host.data(), source, int64_t(i), float(weight.v[i]));
-  linear_.weight = backend.pack(packed_.data(),
-                                {.data = host.data(), .rows = weight.rows, .cols = weight.cols, .ld = weight.cols, .dtype = source}, format);
+  linear_.weight = backend.pack(
+      packed_.data(), {.data = host.data(), .rows = weight.rows, .cols = weight.cols, .ld = weight.cols, .dtype = source}, format);
   if (bias.rows) linear_.bias = bias_;
   backend.synchronize();
 }

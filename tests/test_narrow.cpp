@@ -7,9 +7,9 @@
 namespace neox::test {
 namespace {
 
-constexpr std::array<Format, 8> kFormats = {
-    Format{DType::i8},      Format{DType::w8a8},      Format{DType::i4, 32},    Format{DType::i4, 64},
-    Format{DType::i4, 128}, Format{DType::w4a8, 32}, Format{DType::w4a8, 64}, Format{DType::w4a8, 128}};
+constexpr std::array<Format, 8> kFormats = {Format{DType::i8},       Format{DType::w8a8},     Format{DType::i4, 32},
+                                            Format{DType::i4, 64},   Format{DType::i4, 128},  Format{DType::w4a8, 32},
+                                            Format{DType::w4a8, 64}, Format{DType::w4a8, 128}};
 constexpr int64_t kRowCounts[] = {1, 2, 3, 8, 12, 13, 16, 17, 64, 130};
 
 std::vector<BackendSpec> narrow_backends() {
@@ -82,8 +82,9 @@ struct PackedIntegers {
   Buffer memory;
   Linear linear;
   PackedIntegers(Backend& backend, const Tensor& stored, Format format)
-      : memory(backend, backend.packed_bytes(stored.rows, stored.cols, format)),
-        linear{.weight = backend.pack(memory.data(), stored, format), .bias = {}} {}
+      : memory(backend, backend.packed_bytes(stored.rows, stored.cols, format)), linear{
+                                                                                     .weight = backend.pack(memory.data(), stored, format),
+                                                                                     .bias = {}} {}
 };
 
 Matrix seen(const Matrix& x, Format f) { return has_narrow_inputs(f.dtype) ? reference::narrow_rows(x) : x; }
@@ -240,7 +241,8 @@ TEST_P(NarrowLinear, ARowHasTheSameBitsAloneAndInAnyBatch) {
     const DeviceLinear wa(*backend_, a, bias, f), wb(*backend_, b, Matrix(), f);
     const Matrix xa = random.matrix(130, 640, -1, 1), xb = random.matrix(130, 128, -1, 1);
     const auto rows_of = [&](int64_t first, int64_t n) {
-      const DeviceMatrix da(*backend_, xa.slice(first, n)), db(*backend_, xb.slice(first, n)), sum(*backend_, n, 331), act(*backend_, n, 331);
+      const DeviceMatrix da(*backend_, xa.slice(first, n)), db(*backend_, xb.slice(first, n)), sum(*backend_, n, 331),
+          act(*backend_, n, 331);
       backend_->linear({{.out = sum, .x = da, .w = wa}, {.out = sum, .x = db, .w = wb}});
       backend_->linear({{.out = act, .x = da, .w = wa, .act = Act::gelu}});
       return std::pair{sum.bits(), act.bits()};

@@ -60,8 +60,8 @@ class NEOX_API Backend {
 
   virtual DType activation_dtype(DType model) const = 0;  // of the operands of linear and attention
   virtual size_t packed_bytes(int64_t outputs, int64_t inputs, Format format) const = 0;
-  /// Brings a row-major host weight [outputs, inputs] into this backend's layout at `to` and returns the view for Linear::weight. Formats of
-  /// integers, on a CPU alone, are made of numbers, or of the same integers with their scales.
+  /// Brings a row-major host weight [outputs, inputs] into this backend's layout at `to` and returns the view for Linear::weight. Formats
+  /// of integers, on a CPU alone, are made of numbers, or of the same integers with their scales.
   virtual Tensor pack(void* to, const Tensor& weight, Format format) = 0;
   /// The same for a weight of random values.
   virtual Tensor pack_random(void* to, int64_t outputs, int64_t inputs, const RandomFill& values, Format format) = 0;

@@ -19,8 +19,8 @@ struct Tensor {
   void* data = nullptr;
   int64_t rows = 0, cols = 0, ld = 0;  // row-major; ld = elements from one row to the next
   DType dtype = DType::f32;
-  int32_t group = 0;                  // columns that share a scale, of i4 and w4a8
-  const void* scale = nullptr;        // of integers as a file holds them: [rows], or [rows, ld / group]
+  int32_t group = 0;            // columns that share a scale, of i4 and w4a8
+  const void* scale = nullptr;  // of integers as a file holds them: [rows], or [rows, ld / group]
   DType scale_dtype = DType::f32;
 
   explicit operator bool() const { return data != nullptr; }

@@ -20,7 +20,8 @@ std::unique_ptr<Backend> make_cpu_backend(const std::string& isa, int num_thread
     if (named && !entry.supported) fail(ErrorKind::unsupported, "isa is '", isa, "', which this processor does not have");
     if (entry.supported && (named || isa == "auto")) best = entry.kernels;
   }
-  require(best != nullptr, "isa is '", isa, "', expected auto, or one that this build has: generic, on x86-64 also avx2, avx512 and avx512vnni");
+  require(best != nullptr, "isa is '", isa,
+          "', expected auto, or one that this build has: generic, on x86-64 also avx2, avx512 and avx512vnni");
   return std::make_unique<CpuBackend>(*best, num_threads > 0 ? num_threads : available_cores());
 }
 
@@ -87,7 +88,6 @@ void CpuBackend::add_norm(const AddNormArgs& a) {
   pool_.split(a.x.rows, [&](int64_t begin, int64_t end) { kernels_.add_norm(a, begin, end); });
 }
 
-
 /// Makes integers of a part's inputs, where its weight wants them: its own for each thread, or all threads together for all.
 NarrowRows CpuBackend::narrow(const LinearArgs& a, size_t part, int thread) {
   const Tensor &x = a.x, &w = a.w.weight;
@@ -101,9 +101,7 @@ NarrowRows CpuBackend::narrow(const LinearArgs& a, size_t part, int thread) {
 void CpuBackend::linear(std::initializer_list<LinearArgs> parts) {
   // Parts with one `out` have the same panels in the same thread, so they need no barrier between them.
   const auto is_narrow = [](const LinearArgs& a) { return has_narrow_inputs(a.w.weight.dtype); };
-  const bool meet = std::any_of(parts.begin(), parts.end(), [&](const LinearArgs& a) {
-    return is_narrow(a) && !few(a.x);
-  });
+  const bool meet = std::any_of(parts.begin(), parts.end(), [&](const LinearArgs& a) { return is_narrow(a) && !few(a.x); });
   pool_.run([&](int thread) {
     std::array<std::optional<NarrowRows>, 2> narrow_rows;
     for (size_t i = 0; i < parts.size(); i++)

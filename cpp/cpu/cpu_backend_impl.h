@@ -51,13 +51,13 @@ class CpuBackend final : public Backend {
   void beam_candidates(const BeamArgs&) override;
 
  private:
-  struct Scratch {               // of one thread
-    std::vector<float> wide;     // [kWideBytes / 4] widened weights
+  struct Scratch {                 // of one thread
+    std::vector<float> wide;       // [kWideBytes / 4] widened weights
     std::array<Buffer, 2> narrow;  // integers of few rows of inputs, for each part of a linear
-    std::vector<float> scores;   // [attention_rows, scores_ld_]
-    std::vector<float> weights;  // [vocab] exp of logits
-    std::vector<float> edited;   // [vocab] a row of logits as its draws see it
-    std::vector<int32_t> ids;    // [vocab] candidates
+    std::vector<float> scores;     // [attention_rows, scores_ld_]
+    std::vector<float> weights;    // [vocab] exp of logits
+    std::vector<float> edited;     // [vocab] a row of logits as its draws see it
+    std::vector<int32_t> ids;      // [vocab] candidates
   };
   void sample_row(const SampleArgs&, int32_t i, Scratch&) const;
   void beam_row(const BeamArgs&, const BeamRow&, Scratch&) const;

@@ -13,6 +13,8 @@ INL __m256i dot_i8(__m256i acc, __m256i w, __m256i s) {
 }
 INL I start_i8(int32_t) { return set1(0); }
 INL I dot_i8(I acc, I w, I s) { return {dot_i8(acc.a, w.a, s.a), dot_i8(acc.b, w.b, s.b)}; }
-INL I dot_u4(I acc, I w, I s) { return {add_pairs(acc.a, _mm256_maddubs_epi16(w.a, s.a)), add_pairs(acc.b, _mm256_maddubs_epi16(w.b, s.b))}; }
+INL I dot_u4(I acc, I w, I s) {
+  return {add_pairs(acc.a, _mm256_maddubs_epi16(w.a, s.a)), add_pairs(acc.b, _mm256_maddubs_epi16(w.b, s.b))};
+}
 
 }  // namespace neox::NEOX_ISA

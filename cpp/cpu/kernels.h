@@ -14,8 +14,8 @@ constexpr size_t kWideBytes = 256 << 10;  // scratch of a thread for widened wei
 /// Packed weights: [ceil(N / 16)] panels, each [K rounded up to the step][16]; rows past N and the odd k are zeros.
 /// f32: step 1. f16: step 2, two lines of 16. bf16: step 2, the pair of k side by side in each lane, as dot-product instructions want it.
 /// Integers begin with their scales: i8 and w8a8 with [16] f32, i4 and w4a8 with [K / group][16] f16, both in whole lines of 64 bytes.
-/// i8: step 4, four lines of 16. w8a8: step 4, the four k side by side in a lane, stored + 128. i4 and w4a8: step 8, stored + 8; byte b of a
-/// lane holds k = b in its low half and k = b + 4 in its high half.
+/// i8: step 4, four lines of 16. w8a8: step 4, the four k side by side in a lane, stored + 128. i4 and w4a8: step 8, stored + 8; byte b of
+/// a lane holds k = b in its low half and k = b + 4 in its high half.
 constexpr int64_t step_of(DType t) { return t == DType::f32 ? 1 : is_float(t) ? 2 : is_grouped(t) ? 8 : 4; }
 constexpr int64_t panel_rows(int64_t K, DType t) { return (K + step_of(t) - 1) / step_of(t) * step_of(t); }
 constexpr int64_t panels_of(int64_t N) { return (N + kLanes - 1) / kLanes; }

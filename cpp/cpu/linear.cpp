@@ -162,8 +162,7 @@ template <class W> void few_rows(const Problem& a, int64_t p0, int64_t p1) {
   for (int64_t p = p0 + stride * P; p < p1; p++) over(Tiles<W>::one, p, 1);
 }
 
-template <class W>
-INL void widen_panel(W, const char* w, int64_t, int32_t, int64_t k0, int64_t k1, float* out) {  // -> [k1 - k0][16]
+template <class W> INL void widen_panel(W, const char* w, int64_t, int32_t, int64_t k0, int64_t k1, float* out) {  // -> [k1 - k0][16]
   const char* b = w + k0 * kRowBytes<W>;
   for (int64_t k = k0; k < k1; k += W::kStep, b += W::kStep * kRowBytes<W>)
     each<W::kStep>([&](auto j) {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // y = act(x W^T + bias) where both are integers: w8a8 and w4a8. Compiled once per instruction set, and once more for AVX512-VNNI.
-// Sums of products of bytes are exact, so their order does not matter: over all of K for w8a8, over a group for w4a8, whose groups are added
-// in order in f32. A row has the same bits alone and in any batch, on any number of threads, and on every instruction set.
+// Sums of products of bytes are exact, so their order does not matter: over all of K for w8a8, over a group for w4a8, whose groups are
+// added in order in f32. A row has the same bits alone and in any batch, on any number of threads, and on every instruction set.
 #include <algorithm>
 #include <cstring>
 
-#include "cpu/math.h"
 #include "cpu/isa.h"
+#include "cpu/math.h"
 #include NEOX_DOT
 
 namespace neox::NEOX_ISA {

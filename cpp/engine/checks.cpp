@@ -50,9 +50,9 @@ std::string what_ranks_share(const EngineConfig& c) {
   std::ostringstream s;
   s << "version: " << version() << "\ntensor_parallel_size: " << c.tensor_parallel_size
     << "\npipeline_parallel_size: " << c.pipeline_parallel_size << "\ncomm_timeout: " << c.comm_timeout
-    << "\nload_format: " << c.load_format << "\ndtype: " << c.dtype << "\ndevice: " << c.device << "\nquantization: "
-    << c.quantization << ' ' << c.quantization_group_size << "\nkv_cache_dtype: " << c.kv_cache_dtype
-    << "\nblock_size: " << c.block_size << "\nmax_model_len: " << c.max_model_len << "\nmax_num_seqs: " << c.max_num_seqs
+    << "\nload_format: " << c.load_format << "\ndtype: " << c.dtype << "\ndevice: " << c.device << "\nquantization: " << c.quantization
+    << ' ' << c.quantization_group_size << "\nkv_cache_dtype: " << c.kv_cache_dtype << "\nblock_size: " << c.block_size
+    << "\nmax_model_len: " << c.max_model_len << "\nmax_num_seqs: " << c.max_num_seqs
     << "\nmax_num_batched_tokens: " << c.max_num_batched_tokens << "\nmax_logprobs: " << c.max_logprobs << "\nattention: " << c.attention
     << ' ' << c.unfused_scores << "\ndeterministic: " << c.deterministic << "\ncustom_all_reduce: " << c.custom_all_reduce
     << "\ngemm_config: " << c.gemm_config << '\n';

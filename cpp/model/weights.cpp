@@ -51,8 +51,10 @@ bool has_matrix(const Checkpoint& c, const std::string& name) { return c.has(nam
 }  // namespace
 
 Weights::Weights(Backend& backend, Checkpoint& checkpoint, const ModelConfig& config, const Shard& shard, DType dtype,
-                 const Quantization& quantization, std::vector<std::string>& warnings, const std::function<void(int32_t, int32_t)>& on_layer)
-    : backend_(backend), checkpoint_(checkpoint), config_(config), shard_(shard), dtype_(dtype), quantization_(quantization), arena_(backend) {
+                 const Quantization& quantization, std::vector<std::string>& warnings,
+                 const std::function<void(int32_t, int32_t)>& on_layer)
+    : backend_(backend), checkpoint_(checkpoint), config_(config), shard_(shard), dtype_(dtype), quantization_(quantization),
+      arena_(backend) {
   const Stage& stage = shard.stage;
   if (stage.first()) embedding = table("gpt_neox.embed_in.weight");
   for (int32_t i = stage.first_layer; i < stage.last_layer; i++) {
@@ -201,7 +203,8 @@ Layer Weights::layer(int32_t index) {
   l.ln2 = norm(p + "post_attention_layernorm");
   l.qkv.weight = matrix(p + "attention.query_key_value.weight", 3 * h, h, Cut::rows, quantization_.layers);
   l.out.weight = matrix(p + "attention.dense.weight", h, h, Cut::cols, quantization_.layers);
-  l.up = {.weight = matrix(p + "mlp.dense_h_to_4h.weight", f, h, Cut::rows, quantization_.layers), .bias = bias(p + "mlp.dense_h_to_4h.bias", f)};
+  l.up = {.weight = matrix(p + "mlp.dense_h_to_4h.weight", f, h, Cut::rows, quantization_.layers),
+          .bias = bias(p + "mlp.dense_h_to_4h.bias", f)};
   l.down.weight = matrix(p + "mlp.dense_4h_to_h.weight", h, f, Cut::cols, quantization_.layers);
   const std::string out_bias = p + "attention.dense.bias", down_bias = p + "mlp.dense_4h_to_h.bias";
   if (config_.attention_bias) l.qkv.bias = bias(p + "attention.query_key_value.bias", 3 * h);

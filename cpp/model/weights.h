@@ -32,7 +32,8 @@ class Weights {
   /// add_norm adds are f32. Unknown tensors are named in `warnings`.
   /// on_layer: told of each layer, where it is not empty.
   Weights(Backend& backend, Checkpoint& checkpoint, const ModelConfig& config, const Shard& shard, DType dtype,
-          const Quantization& quantization, std::vector<std::string>& warnings, const std::function<void(int32_t done, int32_t layers)>& on_layer);
+          const Quantization& quantization, std::vector<std::string>& warnings,
+          const std::function<void(int32_t done, int32_t layers)>& on_layer);
 
   Tensor embedding;  // [vocab, hidden] row-major, on the first stage
   std::vector<Layer> layers;

@@ -67,7 +67,7 @@ class Checkpoint:
         """Lets its pages leave memory; arrays of it stay valid, and bring them back when they are looked at."""
 
 def quantize(mode: str, group: int, weight: NDArray[Any]) -> tuple[NDArray[np.int8], NDArray[np.float32], float, float]:
-    """A matrix [rows, cols], contiguous, of float32, float16 or, as uint16, bfloat16 -> the integers [rows, cols], scales [rows, groups], the
+    """A matrix [rows, cols], contiguous, of float32, float16 or, as uint16, bfloat16 -> integers [rows, cols], scales [rows, groups], the
     sum of the squared errors and that of the squared weights. Without the GIL, in the calling thread.
     """
 

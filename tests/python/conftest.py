@@ -46,6 +46,8 @@ def cpu_isas():
         isas.append("avx2")
     if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= flags:
         isas.append("avx512")
+        if "avx512_vnni" in flags:
+            isas.append("avx512vnni")
     return isas
 
 

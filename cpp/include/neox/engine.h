@@ -50,10 +50,11 @@ struct EngineConfig {
   // "safetensors"; "pt": pytorch_model.bin, or its shards and index; "eleutherai": a training checkpoint's layer_*-model_*-model_states.pt;
   // "ft": FasterTransformer's; "auto": what is there; "dummy": random weights of the configuration's shape, for measuring.
   std::string load_format = "auto";
-  std::string model_config;              // config.json's text, for a folder that has none; empty = the folder's
-  std::string dtype = "auto";            // weights: "auto" (the checkpoint's), "float32", "float16", "bfloat16"
-  // Of the matrices of layers and head, on a CPU: "none"; "int8", "int4": integers with scales; "w8a8", "w4a8": the same, multiplied by inputs
-  // that become 8-bit integers, each row with a scale of its own; "auto": as the checkpoint's config.json says. The head has 8 bits in all.
+  std::string model_config;    // config.json's text, for a folder that has none; empty = the folder's
+  std::string dtype = "auto";  // weights: "auto" (the checkpoint's), "float32", "float16", "bfloat16"
+  // Of the matrices of layers and head, on a CPU: "none"; "int8", "int4": integers with scales; "w8a8", "w4a8": the same, multiplied by
+  // inputs that become 8-bit integers, each row with a scale of its own; "auto": as the checkpoint's config.json says. The head has 8 bits
+  // in all.
   std::string quantization = "auto";
   int32_t quantization_group_size = 0;   // inputs that share a scale, with int4 and w4a8: 32, 64, 128; 0 = the checkpoint's, else 64
   std::string device = "auto";           // "auto", "cpu", "cuda"
