@@ -2,6 +2,7 @@
 // linear with weights of integers: int8, w8a8, int4, w4a8.
 #include <array>
 
+#include "base/check.h"
 #include "harness.h"
 
 namespace neox::test {
@@ -24,8 +25,7 @@ std::vector<BackendSpec> narrow_backends_with_a_baseline() {
 }
 
 std::string named(Format f, int64_t rows, int64_t outputs, int64_t inputs) {
-  return std::string(name_of(f.dtype)) + " in groups of " + std::to_string(f.group) + ' ' +
-         describe({{"rows", rows}, {"outputs", outputs}, {"inputs", inputs}});
+  return concat(name_of(f.dtype), " in groups of ", f.group, ": rows ", rows, ", outputs ", outputs, ", inputs ", inputs);
 }
 
 /// The f32 numbers that a packed weight stands for, by a product with the unit matrix, whose rows are exact as 8-bit integers, too.
@@ -99,8 +99,8 @@ INSTANTIATE_TEST_SUITE_P(On, NarrowLinearBits, testing::ValuesIn(narrow_backends
 TEST_P(NarrowLinear, AgreesWithTheReferenceForEveryShapeAndFormat) {
   Random random(1);
   for (const Format f : kFormats)
-    for (const int64_t N : {1, 15, 16, 40, 257, 331})
-      for (int64_t K : {1, 7, 64, 255, 384, 1024, 5001}) {
+    for (const int64_t N : {1, 15, 40, 331})
+      for (int64_t K : {1, 7, 255, 384, 1500}) {
         if (f.group) K = (K + f.group - 1) / f.group * f.group;
         Integers integers(random, f, N, K);
         const PackedIntegers w(*backend_, integers.view(), f);
@@ -154,7 +154,7 @@ TEST_P(NarrowLinear, EightBitsAreOffByHalfAStepAtMost) {
   }
 }
 
-TEST_P(NarrowLinear, FourBitsErrLessThanRoundingToTheLargestMagnitude) {
+TEST_P(NarrowLinear, FourBitsErrNoMoreThanRoundingToSevenParts) {
   Random random(4);
   const Matrix weight = random.matrix(37, 256, -1, 1);
   for (const DType t : {DType::i4, DType::w4a8})
@@ -166,10 +166,11 @@ TEST_P(NarrowLinear, FourBitsErrLessThanRoundingToTheLargestMagnitude) {
           double most = 0, plain = 0, error = 0;
           for (int64_t c = g; c < g + group; c++) most = std::max(most, std::fabs(weight.at(r, c)));
           for (int64_t c = g; c < g + group; c++) {
-            const double x = weight.at(r, c), d = x - std::nearbyint(x / most * 7) * most / 7;
+            const double x = weight.at(r, c), step = rounded(most / 7, DType::f16),
+                         d = x - std::clamp(std::nearbyint(x / step), -8., 7.) * step;
             plain += d * d, error += (x - got.at(r, c)) * (x - got.at(r, c));
           }
-          EXPECT_LE(error, plain * 1.25);  // 15 levels against 16, of which the outermost is on one side
+          EXPECT_LE(error, plain * 1.00001);
           EXPECT_GT(error, 0);
         }
     }
@@ -229,7 +230,10 @@ TEST_P(NarrowLinear, RowsOfZerosAndOfTinyNumbersGiveZeros) {
     const DeviceMatrix in(*backend_, x), out(*backend_, 3, 20);
     backend_->linear({{.out = out, .x = in, .w = w}});
     const Matrix got = out.values();
-    for (int64_t c = 0; c < 20; c++) EXPECT_EQ(got.at(0, c), 0), EXPECT_LE(std::fabs(got.at(1, c)), 1e-30);
+    for (int64_t c = 0; c < 20; c++) {
+      EXPECT_EQ(got.at(0, c), 0);
+      EXPECT_LE(std::fabs(got.at(1, c)), 1e-30);
+    }
     EXPECT_EQ(got.at(2, 3), 0);
   }
 }

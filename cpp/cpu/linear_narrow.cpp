@@ -34,6 +34,10 @@ template <int rows> INL void fetch(const char* line) {
   __builtin_prefetch(line + (rows <= 2 ? 256 : 1024), 0, 3);
 }
 
+// Loops over constant bounds, so that the accumulators are registers: g++ 12 does not inline a lambda of that size, and drops one that
+// holds only a prefetch.
+#define UNROLLED _Pragma("GCC unroll 16") for
+
 INL I four(const int8_t* q) {
   int32_t v;
   std::memcpy(&v, q, 4);
@@ -54,53 +58,54 @@ INL void put(const Tile& t, int m, int p, int panels, F v) {
   }
 }
 
-template <int MR, int P> [[gnu::flatten]] void tile8(const Tile& t) {
-  I acc[P][MR], w[P];
-  each<P>([&](auto p) { each<MR>([&](auto m) { acc[p][m] = start_i8(t.offset[m * t.groups]); }); });
+template <int MR, int P> void tile8(const Tile& t) {
+  I acc[MR][P], w[P];
+  UNROLLED(int m = 0; m < MR; m++) UNROLLED(int p = 0; p < P; p++) acc[m][p] = start_i8(t.offset[m * t.groups]);
   const char* b = t.w + 64;
   for (int64_t k = 0; k < t.K; k += 4, b += 64) {
-    each<P>([&](auto p) {
+    UNROLLED(int p = 0; p < P; p++) {
       fetch<MR>(b + p * t.w_stride);
       w[p] = load_bits(b + p * t.w_stride);
-    });
-    each<MR>([&](auto m) {
+    }
+    UNROLLED(int m = 0; m < MR; m++) {
       const I a = four(t.q + m * t.ldq + k);
-      each<P>([&](auto p) { acc[p][m] = dot_i8(acc[p][m], w[p], a); });
-    });
+      UNROLLED(int p = 0; p < P; p++) acc[m][p] = dot_i8(acc[m][p], w[p], a);
+    }
   }
-  each<P>([&](auto p) {
+  UNROLLED(int p = 0; p < P; p++) {
     const F scale = load(reinterpret_cast<const float*>(t.w + p * t.w_stride));
-    each<MR>([&](auto m) { put(t, m, p, P, mul(to_float(acc[p][m]), mul(scale, set1(t.scale[m])))); });
-  });
+    UNROLLED(int m = 0; m < MR; m++) put(t, m, p, P, mul(to_float(acc[m][p]), mul(scale, set1(t.scale[m]))));
+  }
 }
 
-template <int MR, int P> [[gnu::flatten]] void tile4(const Tile& t) {
-  F acc[P][MR];
-  each<P>([&](auto p) { each<MR>([&](auto m) { acc[p][m] = set1(0.f); }); });
+/// Four of a line's eight k: those in the low halves of its bytes, or those in the high ones.
+template <int MR, int P, int half> INL void multiply(const Tile& t, const char* b, const int8_t* q, I (&dot)[MR][P]) {
+  I w[P];
+  UNROLLED(int p = 0; p < P; p++) w[p] = band(shr<half * 4>(load_bits(b + p * t.w_stride)), set1(0x0f0f0f0f));
+  UNROLLED(int m = 0; m < MR; m++) {
+    const I a = four(q + m * t.ldq + half * 4);
+    UNROLLED(int p = 0; p < P; p++) dot[m][p] = dot_u4(dot[m][p], w[p], a);
+  }
+}
+template <int MR, int P> void tile4(const Tile& t) {
+  F acc[MR][P];
+  UNROLLED(int m = 0; m < MR; m++) UNROLLED(int p = 0; p < P; p++) acc[m][p] = set1(0.f);
   const char* b = t.w + (t.groups + 1) / 2 * 64;
   for (int64_t g = 0; g < t.groups; g++) {
-    I dot[P][MR], w[P];
-    each<MR>([&](auto m) {
-      const I offset = set1(t.offset[m * t.groups + g]);
-      each<P>([&](auto p) { dot[p][m] = offset; });
-    });
+    I dot[MR][P];
+    UNROLLED(int m = 0; m < MR; m++) UNROLLED(int p = 0; p < P; p++) dot[m][p] = set1(t.offset[m * t.groups + g]);
     const int8_t* q = t.q + g * t.group;
     for (int64_t k = 0; k < t.group; k += 8, b += 64) {
-      each<P>([&](auto p) { fetch<MR>(b + p * t.w_stride); });
-      each<2>([&](auto half) {  // the low halves of the bytes are k .. k + 3, the high ones k + 4 .. k + 7
-        each<P>([&](auto p) { w[p] = band(shr<half * 4>(load_bits(b + p * t.w_stride)), set1(0x0f0f0f0f)); });
-        each<MR>([&](auto m) {
-          const I a = four(q + m * t.ldq + k + half * 4);
-          each<P>([&](auto p) { dot[p][m] = dot_u4(dot[p][m], w[p], a); });
-        });
-      });
+      UNROLLED(int p = 0; p < P; p++) fetch<MR>(b + p * t.w_stride);
+      multiply<MR, P, 0>(t, b, q + k, dot);
+      multiply<MR, P, 1>(t, b, q + k, dot);
     }
-    each<P>([&](auto p) {
+    UNROLLED(int p = 0; p < P; p++) {
       const F scale = load_f16(t.w + p * t.w_stride + g * 32);
-      each<MR>([&](auto m) { acc[p][m] = fma(to_float(dot[p][m]), scale, acc[p][m]); });
-    });
+      UNROLLED(int m = 0; m < MR; m++) acc[m][p] = fma(to_float(dot[m][p]), scale, acc[m][p]);
+    }
   }
-  each<P>([&](auto p) { each<MR>([&](auto m) { put(t, m, p, P, mul(acc[p][m], set1(t.scale[m]))); }); });
+  UNROLLED(int m = 0; m < MR; m++) UNROLLED(int p = 0; p < P; p++) put(t, m, p, P, mul(acc[m][p], set1(t.scale[m])));
 }
 
 // The tiles of a format, by rows: with as many panels side by side (memory streams) as registers allow, with two, and with one.
@@ -124,7 +129,7 @@ struct Int4 {
 template <class T, class = std::make_integer_sequence<int, T::kFew>> struct Tiles;
 template <class T, int... i> struct Tiles<T, std::integer_sequence<int, i...>> {
   static constexpr TileFn side_by_side[] = {nullptr, T::template kTile<i + 1, panels_for(T::kRegisters, i + 1)>...};
-  static constexpr TileFn pair[] = {nullptr, T::template kTile<i + 1, kPair>...};
+  static constexpr TileFn pair[] = {nullptr, (i < T::kMany ? T::template kTile<std::min(i + 1, T::kMany), kPair> : nullptr)...};
   static constexpr TileFn one[] = {nullptr, T::template kTile<i + 1, 1>...};
 };
 

@@ -63,7 +63,8 @@ float squared_error(const float* x, int64_t n, float scale, float inverse) {
 
 float as_f16(float x) { return f16_to_f32(f32_to_f16(x)); }
 
-/// The value of the largest magnitude becomes -8, exactly or, where that leaves less error, clipped by up to a fifth.
+/// The scale of the least squared error among these: the value of the largest magnitude becomes 7 or -7; or -8, exactly or clipped by up to
+/// a fifth.
 float group_scale(const float* x, int64_t n) {
   const float most = magnitude(x, n);
   if (!(most >= kTiny)) return most < kTiny ? 0.f : most;
@@ -75,7 +76,7 @@ float group_scale(const float* x, int64_t n) {
     }
   if (!std::isfinite(as_f16(most * 0.8f / 8.f))) return std::numeric_limits<float>::quiet_NaN();  // beyond what f16 can scale
   float best = 0.f, least = std::numeric_limits<float>::infinity();
-  for (const float part : {1.f, 0.95f, 0.9f, 0.85f, 0.8f}) {
+  for (const float part : {8.f / 7.f, 1.f, 0.95f, 0.9f, 0.85f, 0.8f}) {
     const float scale = as_f16(peak * part / -8.f);
     if (scale == 0.f) continue;  // below f16's least
     if (const float error = squared_error(x, n, scale, 1.f / scale); error < least) best = scale, least = error;

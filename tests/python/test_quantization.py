@@ -42,11 +42,11 @@ def plain_four_bits(weight, group):
 
 
 def four_bits(weight, group):
-    """The largest magnitude becomes -8, or is clipped by up to a fifth where that leaves the smaller squared error."""
+    """The scale of the least squared error: the largest magnitude is 7 or -7, or -8, or clipped by up to a fifth."""
     x = weight.reshape(len(weight), -1, group)
     peak = np.take_along_axis(x, np.abs(x).argmax(2)[..., None], 2)
     best, least = np.zeros_like(x), np.full((*x.shape[:2], 1), np.inf, np.float32)
-    for part in np.array([1, 0.95, 0.9, 0.85, 0.8], np.float32):
+    for part in np.array([8 / 7, 1, 0.95, 0.9, 0.85, 0.8], np.float32):
         scale = (peak * part / np.float32(-8)).astype(np.float16).astype(np.float32)
         made = np.clip(np.rint(x * (np.float32(1) / scale)), -8, 7) * scale
         error = ((x - made) ** 2).sum(2, keepdims=True)
