@@ -53,7 +53,7 @@ void* CpuBackend::allocate(size_t bytes) {
   const size_t alignment = bytes >= 2 * kHuge ? kHuge : 256;
   void* p = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
   if (!p) fail(ErrorKind::memory, "cannot allocate ", bytes, " bytes of host memory");
-  if (alignment == kHuge) madvise(p, bytes, MADV_HUGEPAGE);
+  if (alignment == kHuge) madvise(p, bytes / kHuge * kHuge, MADV_HUGEPAGE);  // not of what would be left empty
   return p;
 }
 
