@@ -123,7 +123,7 @@ def config_of(mode: str, group: int | None) -> dict[str, Any]:
     inputs = None
     if mode in ("w8a8", "w4a8"):
         inputs = _scheme(8, "token", dynamic=True)
-    eight = {"targets": ["re:.*embed_out$"] if columns else ["Linear"], "weights": _scheme(8, "channel")}
+    eight = {"targets": [r"re:.*(embed_out|lm_head)$"] if columns else ["Linear"], "weights": _scheme(8, "channel")}
     groups: Sequence[dict[str, Any]] = [eight | {"format": "int-quantized"}]
     if columns:
         targets = [r"re:.*attention\.query_key_value$", r"re:.*attention\.dense$", r"re:.*mlp\.dense_h_to_4h$", r"re:.*mlp\.dense_4h_to_h$"]
