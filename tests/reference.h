@@ -156,9 +156,16 @@ inline Matrix attention(Matrix qkv, const Attention& a, History& history) {
       rotate(q, a.cos_sin.row(position), a.cos_sin.cols / 2);
       rotate(q + a.head_dim, a.cos_sin.row(position), a.cos_sin.cols / 2);
       for (int d = 0; d < a.head_dim; d++) {
-        keys.push_back(rounded(q[a.head_dim + d], a.kv_dtype));
-        values.push_back(rounded(q[2 * a.head_dim + d], a.kv_dtype));
+        keys.push_back(a.kv_dtype == DType::i8 ? q[a.head_dim + d] : rounded(q[a.head_dim + d], a.kv_dtype));
+        values.push_back(a.kv_dtype == DType::i8 ? q[2 * a.head_dim + d] : rounded(q[2 * a.head_dim + d], a.kv_dtype));
       }
+      if (a.kv_dtype == DType::i8)  // 8-bit integers with a scale for each position and head
+        for (std::vector<double>* x : {&keys, &values}) {
+          Matrix row(1, a.head_dim);
+          std::copy(x->end() - a.head_dim, x->end(), row.v.begin());
+          row = narrow_rows(row);
+          std::copy(row.v.begin(), row.v.end(), x->end() - a.head_dim);
+        }
     }
     history.k.push_back(keys);
     history.v.push_back(values);

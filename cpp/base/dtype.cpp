@@ -25,6 +25,12 @@ DType dtype_named(const std::string& name, const char* option) {
   fail(ErrorKind::invalid, option, " is '", name, "', expected auto, float32, float16 or bfloat16");
 }
 
+DType page_dtype_named(const std::string& name) {
+  for (DType t : {DType::f32, DType::f16, DType::bf16, DType::i8})
+    if (name == name_of(t)) return t;
+  fail(ErrorKind::invalid, "kv_cache_dtype is '", name, "', expected auto, float32, float16, bfloat16 or int8");
+}
+
 float f16_to_f32(uint16_t h) {
   const uint32_t sign = uint32_t(h & 0x8000) << 16, exponent = h >> 10 & 31, fraction = h & 1023;
   if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000 | fraction << 13);

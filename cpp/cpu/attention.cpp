@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cpu/integers.h"
 #include "cpu/isa.h"
 #include "cpu/math.h"
 
@@ -41,6 +42,27 @@ template <DType T> void append(const float* k, const float* v, int head_dim, voi
   }
 }
 
+/// [n] -> integers, with zeros to the end of their 16, and what they are multiplied by.
+float to_integers(const float* x, int n, int8_t* q) {
+  const Step step(magnitude(x, n));
+  by_lanes(n, [&](int64_t i, auto lanes) { store_i8(q + i, integers(load_n(x + i, lanes), step.inverse)); });
+  return step.scale;
+}
+void append_integers(const float* k, const float* v, const PageLayout& layout, int head_dim, char* k_block, char* v_block, int offset) {
+  int8_t q[256];  // the longest head
+  const float scale = to_integers(k, head_dim, q);
+  for (int d = 0; d < head_dim; d++) k_block[d * kLanes + offset] = char(q[d]);
+  std::memcpy(k_block + layout.scale + offset * int64_t(sizeof(float)), &scale, sizeof scale);
+  const float v_scale = to_integers(v, head_dim, reinterpret_cast<int8_t*>(v_block + offset * layout.row));
+  std::memcpy(v_block + layout.scale + offset * int64_t(sizeof(float)), &v_scale, sizeof v_scale);
+}
+
+/// Calls f with an integral_constant of a type of pages.
+template <class Fn> INL void dispatch_pages(DType t, Fn&& f) {
+  if (t == DType::i8) f(std::integral_constant<DType, DType::i8>{});
+  else dispatch(t, f);
+}
+
 // --- attend ---
 
 /// A tile of query rows of one head: R rows whose first sees `seen` keys, the next one more, and so on.
@@ -59,8 +81,9 @@ struct HeadTile {
 
   const void* block(const void* cache, int64_t position) const {  // of 16 positions from `position` on
     const int64_t page = table[position / a.kv.block], sub = position % a.kv.block / kLanes;
-    return static_cast<const char*>(cache) + (page * layout.page + head * layout.head + sub * layout.sub) * int64_t(size_of(a.kv.dtype));
+    return static_cast<const char*>(cache) + page * layout.page + head * layout.head + sub * layout.sub;
   }
+  const float* scales(const void* block) const { return reinterpret_cast<const float*>(static_cast<const char*>(block) + layout.scale); }
 };
 
 // Reads one line of what will be wanted next. A function of its own: g++ 12 drops a lambda that holds only a prefetch.
@@ -84,8 +107,10 @@ template <DType T, int R, int P> INL void score_blocks(const HeadTile& t, int64_
       each<P>([&](auto p) { acc[p][r] = fma(q, keys[p], acc[p][r]); });
     });
   }
-  each<R>([&](auto r) {
-    each<P>([&](auto p) { store(t.scores + r * t.scores_ld + position + p * kLanes, mul(acc[p][r], set1(t.a.scale))); });
+  each<P>([&](auto p) {
+    F scale = set1(t.a.scale);
+    if constexpr (T == DType::i8) scale = mul(scale, load(t.scales(k[p])));
+    each<R>([&](auto r) { store(t.scores + r * t.scores_ld + position + p * kLanes, mul(acc[p][r], scale)); });
   });
 }
 
@@ -125,6 +150,10 @@ template <DType T, int R, int C> INL void weigh(const HeadTile& t, int64_t c, co
       auto values = [&](int64_t position, F* x) {
         const int64_t at = (position - block) * t.layout.row + c * kLanes;
         each<C>([&](auto j) { x[j] = load_as<T>(v, at + j * kLanes); });
+        if constexpr (T == DType::i8) {
+          const F scale = set1(t.scales(v)[position - block]);
+          each<C>([&](auto j) { x[j] = mul(x[j], scale); });
+        }
       };
       int64_t position = block;
       for (; position < std::min(stop, common); position++) {  // keys that every row sees
@@ -183,7 +212,6 @@ template <DType T, int... i> struct ByRows<T, std::integer_sequence<int, i...>> 
 void rotate_append(const AttentionArgs& a, int64_t token0, int64_t token1) {
   const PageLayout layout(a.kv);
   const int D = a.kv.head_dim;
-  const int64_t bytes = int64_t(size_of(a.kv.dtype));
   for (int64_t t = token0; t < token1; t++) {
     const int32_t slot = a.step.slot[t];
     if (slot < 0) continue;
@@ -193,10 +221,11 @@ void rotate_append(const AttentionArgs& a, int64_t token0, int64_t token1) {
       float* q = a.qkv.row(t) + int64_t(h) * 3 * D;
       rotate(q, cos_sin, a.rope.half);
       rotate(q + D, cos_sin, a.rope.half);
-      const int64_t at = (page * layout.page + h * layout.head + offset / kLanes * layout.sub) * bytes;
-      dispatch(a.kv.dtype, [&](auto type) {
-        append<type>(q + D, q + 2 * D, D, static_cast<char*>(a.kv.k) + at, static_cast<char*>(a.kv.v) + at, layout.row,
-                     int(offset % kLanes));
+      const int64_t at = page * layout.page + h * layout.head + offset / kLanes * layout.sub;
+      char *k_block = static_cast<char*>(a.kv.k) + at, *v_block = static_cast<char*>(a.kv.v) + at;
+      dispatch_pages(a.kv.dtype, [&](auto type) {
+        if constexpr (type == DType::i8) append_integers(q + D, q + 2 * D, layout, D, k_block, v_block, int(offset % kLanes));
+        else append<type>(q + D, q + 2 * D, D, k_block, v_block, layout.row, int(offset % kLanes));
       });
     }
   }
@@ -220,7 +249,7 @@ void attend(const AttentionTask& task, const AttentionItem& item) {
                      .scores = task.scores,
                      .scores_ld = task.scores_ld,
                      .seen = seen};
-    dispatch(a.kv.dtype, [&](auto type) { ByRows<type>::table[item.rows](t); });
+    dispatch_pages(a.kv.dtype, [&](auto type) { ByRows<type>::table[item.rows](t); });
   }
 }
 

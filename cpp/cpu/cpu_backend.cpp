@@ -65,7 +65,7 @@ void CpuBackend::download(void* to, const void* from, size_t bytes) {
   if (bytes > 0) std::memcpy(to, from, bytes);
 }
 
-size_t CpuBackend::page_bytes(const KvPages& kv) const { return size_t(PageLayout(kv).page) * size_of(kv.dtype); }
+size_t CpuBackend::page_bytes(const KvPages& kv) const { return size_t(PageLayout(kv).page); }
 
 void CpuBackend::use_gemm_config(const std::string& path) {
   fail(ErrorKind::unsupported, path, " is for CUDA: the CPU has one way to make a product");

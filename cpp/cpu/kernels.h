@@ -54,10 +54,14 @@ struct LinearTask {
 };
 
 /// The inner layout of a page, for both k and v: [head][block of 16 positions]; k: [head_dim][16], v: [16][head_dim rounded up to 16].
+/// After a block of i8 lie the scales of its 16 positions, f32.
 struct PageLayout {
-  int64_t row, sub, head, page;  // elements: of a v row, of a block of 16, of a head, of a page
+  int64_t row;                     // elements of a v row
+  int64_t scale, sub, head, page;  // bytes: from a block of 16 to its scales, of a block, of a head, of a page
   explicit PageLayout(const KvPages& kv)
-      : row((kv.head_dim + kLanes - 1) / kLanes * kLanes), sub(row * kLanes), head(sub * (kv.block / kLanes)), page(head * kv.heads) {}
+      : row((kv.head_dim + kLanes - 1) / kLanes * kLanes), scale(row * kLanes * int64_t(size_of(kv.dtype))),
+        sub(scale + (kv.dtype == DType::i8 ? kLanes * int64_t(sizeof(float)) : 0)), head(sub * (kv.block / kLanes)), page(head * kv.heads) {
+  }
 };
 struct AttentionItem {
   int32_t seq, row, rows, head, heads;  // rows of one sequence's chunk, relative to its first, and a range of heads

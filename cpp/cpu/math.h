@@ -23,6 +23,7 @@ template <int n, class Fn> INL void each(Fn&& f) {
 
 template <DType T> INL F load_as(const void* base, int64_t i) {  // 16 elements from the i-th on
   if constexpr (T == DType::f32) return load(static_cast<const float*>(base) + i);
+  else if constexpr (T == DType::i8) return to_float(load_i8(static_cast<const int8_t*>(base) + i));
   else if constexpr (T == DType::f16) return load_f16(static_cast<const uint16_t*>(base) + i);
   else return as_float(shl<16>(load_u16(static_cast<const uint16_t*>(base) + i)));
 }

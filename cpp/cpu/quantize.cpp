@@ -1,24 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Weights and inputs as integers. Compiled once per instruction set; there is no fused multiply-add in it, so all give the same.
-#include <cmath>
-#include <limits>
-
+#include "cpu/integers.h"
 #include "cpu/isa.h"
-#include "cpu/math.h"
 
 namespace neox::NEOX_ISA {
 namespace {
 
-/// Calls f(i, lanes) for 16 values at a time, lanes 16 but for what is left.
-template <class Fn> INL void chunks(int64_t n, Fn&& f) {
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) f(i, std::integral_constant<int64_t, kLanes>{});
-  if (i < n) f(i, n - i);
-}
-template <class N> INL F load_n(const float* p, N n) {
-  if constexpr (std::is_same_v<N, int64_t>) return load_first(p, n);
-  else return load(p);
-}
 template <class N> INL void store_n(int8_t* p, I x, N n) {
   if constexpr (std::is_same_v<N, int64_t>) {
     int8_t t[kLanes];
@@ -29,24 +16,9 @@ template <class N> INL void store_n(int8_t* p, I x, N n) {
   }
 }
 
-/// The largest magnitude, NaN where a value is NaN or infinite.
-float magnitude(const float* x, int64_t n) {
-  F top = set1(0.f), zero = set1(0.f);  // x * 0 is NaN where x is NaN or infinite
-  chunks(n, [&](int64_t i, auto lanes) {
-    const F v = load_n(x + i, lanes);
-    top = max(top, abs(v)), zero = add(zero, mul(v, set1(0.f)));
-  });
-  return sum(zero) == 0.f ? largest(top) : std::numeric_limits<float>::quiet_NaN();
-}
-
-constexpr float kTiny = 1e-30f;  // a magnitude below it counts as 0, since its inverse might be infinite
-
-/// Rounded to nearest even. Exact for |x| < 2^22.
-INL I rounded(F x) { return to_int(nearest(x)); }
-
 /// q = x * inverse.
 void to_integers(const float* x, int64_t n, float inverse, int8_t* q) {
-  chunks(n, [&](int64_t i, auto lanes) { store_n(q + i, rounded(mul(load_n(x + i, lanes), set1(inverse))), lanes); });
+  by_lanes(n, [&](int64_t i, auto lanes) { store_n(q + i, integers(load_n(x + i, lanes), inverse), lanes); });
 }
 
 INL F level(F x, float inverse) {  // of 4 bits
@@ -88,9 +60,9 @@ float group_scale(const float* x, int64_t n) {
 
 void quantize_row(const float* row, int64_t n, Format to, int8_t* q, float* scale) {
   if (!is_grouped(to.dtype)) {
-    const float most = magnitude(row, n), inverse = most >= kTiny ? 127.f / most : 0.f;
-    *scale = most < kTiny ? 0.f : most / 127.f;
-    return to_integers(row, n, inverse, q);
+    const Step step(magnitude(row, n));
+    *scale = step.scale;
+    return to_integers(row, n, step.inverse, q);
   }
   for (int64_t g = 0; g < n; g += to.group) {
     const float s = group_scale(row + g, to.group), inverse = std::fabs(s) > 0.f ? 1.f / s : 0.f;
@@ -103,13 +75,14 @@ void narrow_rows(const Tensor& x, Format weight, const NarrowRows& out, int64_t 
   const int64_t K = x.cols, group = weight.group ? weight.group : K;
   const int32_t from = is_grouped(weight.dtype) ? -8 : -128;
   for (int64_t r = row0; r < row1; r++) {
-    const float *row = x.row(r), most = magnitude(row, K), inverse = most >= kTiny ? 127.f / most : 0.f;
-    out.scale[r] = most < kTiny ? 0.f : most / 127.f;
+    const float* row = x.row(r);
+    const Step step(magnitude(row, K));
+    out.scale[r] = step.scale;
     int8_t* q = out.q + r * out.ld;
     for (int64_t g = 0; g < out.groups; g++) {
       I total = set1(0);
-      chunks(group, [&](int64_t i, auto lanes) {
-        const I v = rounded(mul(load_n(row + g * group + i, lanes), set1(inverse)));
+      by_lanes(group, [&](int64_t i, auto lanes) {
+        const I v = integers(load_n(row + g * group + i, lanes), step.inverse);
         store_n(q + g * group + i, v, lanes);
         total = add(total, v);
       });

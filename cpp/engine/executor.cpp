@@ -59,7 +59,7 @@ Executor::Executor(EngineConfig& config, HostGroup& group, std::vector<std::stri
   if (unfused) std::erase_if(limits_.recorded, [](const StepShape& shape) { return shape.max_q > 1; });  // it goes by the host's lengths
   make_buffers(config);
   if (shard_.stage.first()) virtual_tokens_ = arena_->tensor(limits_.table_rows + limits_.embed_rows, limits_.hidden);
-  make_cache(config, dtype_named(config.kv_cache_dtype, "kv_cache_dtype"));  // last: it may take what is left
+  make_cache(config, page_dtype_named(config.kv_cache_dtype));  // last: it may take what is left
   model_ = std::make_unique<Model>(Model::Parts{.backend = *backend_,
                                                 .tensor_parallel = *tensor_parallel_,
                                                 .pipeline = *pipeline_,
@@ -158,6 +158,8 @@ void Executor::load(EngineConfig& config, std::vector<std::string>& warnings) {
   const Quantization quantization =
       choose_quantization(config.quantization, config.quantization_group_size, model_config_.quantization, dtype);
   config.quantization = quantization.mode, config.quantization_group_size = quantization.group;
+  if (on_gpu() && config.kv_cache_dtype == "int8")
+    fail(ErrorKind::unsupported, "kv_cache_dtype is 'int8', which CUDA does not have: expected auto, float32, float16 or bfloat16");
   if (on_gpu() && quantization.mode != "none")
     fail(ErrorKind::unsupported, "quantization is '", quantization.mode, "', which CUDA does not have: expected none, or device cpu");
   if (config.kv_cache_dtype == "auto") config.kv_cache_dtype = config.dtype;

@@ -49,7 +49,7 @@ class Engine(AsyncCalls):
         integers, multiplied by inputs that become 8-bit integers, too. The head has 8 bits in all four, the embedding keeps dtype
     quantization_group_size: inputs that share a scale, with int4 and w4a8: 32, 64 or 128; None = the checkpoint's, else 64
     device: "auto", "cpu" or "cuda"
-    kv_cache_dtype: "auto" (the weights'), "float32", "float16" or "bfloat16"
+    kv_cache_dtype: "auto" (dtype), "float32", "float16", "bfloat16", or on a CPU "int8", with a scale for each position and head
     kv_cache_memory: bytes of KV cache of each rank; None = what is sensible for the device
     block_size: positions in a page of the KV cache, a multiple of 16
     max_model_len: positions of one request, prompt and continuation; None = the model's max_position_embeddings

@@ -58,7 +58,8 @@ struct EngineConfig {
   std::string quantization = "auto";
   int32_t quantization_group_size = 0;   // inputs that share a scale, with int4 and w4a8: 32, 64, 128; 0 = the checkpoint's, else 64
   std::string device = "auto";           // "auto", "cpu", "cuda"
-  std::string kv_cache_dtype = "auto";   // "auto" (the weights' type), "float32", "float16", "bfloat16"
+  std::string kv_cache_dtype = "auto";   // "auto" (dtype), "float32", "float16", "bfloat16"; on a CPU "int8", a scale for
+                                         // each position and head
   std::string isa = "auto";              // CPU kernels: "auto" (the best this machine runs), "generic", "avx2", "avx512", "avx512vnni"
   int64_t kv_cache_memory = 0;           // bytes; 0 = what is sensible for the device
   int32_t block_size = 16;               // positions in a page of the KV cache, a multiple of 16
