@@ -28,10 +28,14 @@ struct Tile {  // some rows against P panels
   int last;               // outputs of the last of the P panels, 1 .. 16
 };
 
-// Far ahead into the second-level cache, near ahead into the first; farther where there is more arithmetic.
+// As linear.cpp's: past the second cache where memory is the limit, from far ahead and in two steps for more rows.
 template <int rows> INL void fetch(const char* line) {
-  __builtin_prefetch(line + (rows <= 2 ? 1024 : 4096), 0, 2);
-  __builtin_prefetch(line + (rows <= 2 ? 256 : 1024), 0, 3);
+  if constexpr (rows <= 4) {
+    __builtin_prefetch(line + 256, 0, 0);
+  } else {
+    __builtin_prefetch(line + 8192, 0, 2);
+    __builtin_prefetch(line + 2048, 0, 3);
+  }
 }
 
 // Loops over constant bounds, so that the accumulators are registers: g++ 12 does not inline a lambda of that size, and drops one that

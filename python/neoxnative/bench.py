@@ -238,7 +238,9 @@ def _weight_bytes(info: EngineInfo) -> int:
     return info.weight_bytes - info.vocab * info.hidden * _SIZES[info.dtype]
 
 
-def _kv_bytes(info: EngineInfo) -> int:
+def _kv_bytes(info: EngineInfo) -> float:
+    if info.kv_cache_dtype == "int8":  # and a float32 scale for each head
+        return 2 * info.layers * (info.hidden + 4 * info.heads)
     return 2 * info.layers * info.hidden * _SIZES[info.kv_cache_dtype]
 
 
@@ -330,12 +332,19 @@ def _report(
     }
 
 
+def _format_weights(engine: dict[str, Any]) -> str:
+    if engine["quantization"] == "none":
+        return str(engine["dtype"])
+    group = engine["quantization_group_size"]
+    return f"{engine['quantization']}{f' in groups of {group}' if group else ''}, else {engine['dtype']}"
+
+
 def format_report(report: dict[str, Any]) -> str:
     """The report as lines for people."""
     engine = report["engine"]
     rows = [
         ("model", f"{engine['model']}, {engine['parameters']:,} parameters"),
-        ("weights", f"{engine['dtype']}, {engine['weight_bytes'] / 2**20:,.1f} MiB; KV cache {engine['kv_cache_dtype']}"),
+        ("weights", f"{_format_weights(engine)}, {engine['weight_bytes'] / 2**20:,.1f} MiB; KV cache {engine['kv_cache_dtype']}"),
         ("device", f"{engine['device']}, {engine['device_detail']}"),
         ("read limit", _format_limit(report["read_bytes_per_second"], "GB/s")),
         ("matmul limit", f"{_format_limit(report['matmul_flops_per_second'], 'GFLOP/s')}, {report['matmul_of']}"),
