@@ -44,7 +44,7 @@ template <DType T> void append(const float* k, const float* v, int head_dim, voi
 
 /// [n] -> integers, with zeros to the end of their 16, and what they are multiplied by.
 float to_integers(const float* x, int n, int8_t* q) {
-  const Step step(magnitude(x, n));
+  const Quantum step(magnitude(x, n));
   by_lanes(n, [&](int64_t i, auto lanes) { store_i8(q + i, integers(load_n(x + i, lanes), step.inverse)); });
   return step.scale;
 }

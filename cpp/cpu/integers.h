@@ -34,9 +34,9 @@ INL float magnitude(const float* x, int64_t n) {
 
 /// x = q * scale, to nearest even. A magnitude below kTiny counts as 0, since its inverse might be infinite; NaN is in the scale.
 constexpr float kTiny = 1e-30f;
-struct Step {
+struct Quantum {
   float scale, inverse;
-  explicit Step(float most) : scale(most < kTiny ? 0.f : most / 127.f), inverse(most >= kTiny ? 127.f / most : 0.f) {}
+  explicit Quantum(float most) : scale(most < kTiny ? 0.f : most / 127.f), inverse(most >= kTiny ? 127.f / most : 0.f) {}
 };
 INL I integers(F x, float inverse) { return to_int(nearest(mul(x, set1(inverse)))); }
 

@@ -60,7 +60,7 @@ float group_scale(const float* x, int64_t n) {
 
 void quantize_row(const float* row, int64_t n, Format to, int8_t* q, float* scale) {
   if (!is_grouped(to.dtype)) {
-    const Step step(magnitude(row, n));
+    const Quantum step(magnitude(row, n));
     *scale = step.scale;
     return to_integers(row, n, step.inverse, q);
   }
@@ -76,7 +76,7 @@ void narrow_rows(const Tensor& x, Format weight, const NarrowRows& out, int64_t 
   const int32_t from = is_grouped(weight.dtype) ? -8 : -128;
   for (int64_t r = row0; r < row1; r++) {
     const float* row = x.row(r);
-    const Step step(magnitude(row, K));
+    const Quantum step(magnitude(row, K));
     out.scale[r] = step.scale;
     int8_t* q = out.q + r * out.ld;
     for (int64_t g = 0; g < out.groups; g++) {
