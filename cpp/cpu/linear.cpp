@@ -175,8 +175,8 @@ template <class W> INL void widen_panel(W, const char* w, int64_t, int32_t, int6
 template <class W> void many_rows(const Problem& a, int64_t p0, int64_t p1) {
   constexpr bool kWiden = !std::is_same_v<W, W32>;
   constexpr int64_t kMost = kWideBytes / (kBlock * kLanes * sizeof(float));
-  const int64_t chunk = a.M <= kMany ? kPair : kMost;  // for one group of rows, what the first-level cache holds
-  const int64_t groups = (a.M + kMany - 1) / kMany;
+  const int64_t groups = (a.M + kMany - 1) / kMany, P = groups == 1 ? panels_for(int(a.M)) : kPair;
+  const int64_t chunk = groups == 1 ? P : kMost;  // for one group of rows, what the first-level cache holds
   for (int64_t c = p0, end; c < p1; c = end) {
     end = std::min(c + chunk, p1);
     for (int64_t k = 0; k < a.K; k += kBlock) {
@@ -185,13 +185,13 @@ template <class W> void many_rows(const Problem& a, int64_t p0, int64_t p1) {
         for (int64_t p = c; p < end; p++) widen_panel(W{}, a.panel(p), a.K, a.w.group, k, k1, a.task.wide + (p - c) * wide);
       for (int64_t g = 0; g < groups; g++)
         for (int64_t p = c, n; p < end; p += n) {
-          n = p + kPair <= end ? kPair : 1;
+          n = p + P <= end ? P : 1;
           Tile t = a.tile(p, 1, p + n - 1, k, k1);
           if constexpr (kWiden) {  // as if k began at 0 in the scratch
             t.x += k, t.k0 = 0, t.k1 = k1 - k;
             t.w = reinterpret_cast<const char*>(a.task.wide + (p - c) * wide), t.w_stride = wide * int64_t(sizeof(float));
           }
-          run_group(n == kPair ? Tiles<W32>::side_by_side : Tiles<W32>::one, t, a.M, groups, g);
+          run_group(n == P ? Tiles<W32>::side_by_side : Tiles<W32>::one, t, a.M, groups, g);
         }
     }
     for (int64_t p = c; p < end; p++) a.finish(p);

@@ -88,12 +88,16 @@ def test_the_error_of_the_logits_stays_where_the_format_has_it(mode, folder_of):
     assert 1e-3 < relative_error(engine.forward(BATCH), plain) <= (2.5e-2 if "8" in mode[:4] and "4" not in mode else 0.17)
 
 
-@pytest.fixture(scope="module", params=MODES)
+def options_of(mode):
+    return {"kv_cache_dtype": "int8"} if mode == "int8 pages" else {"quantization": mode}
+
+
+@pytest.fixture(scope="module", params=(*MODES, "int8 pages"))
 def alone(request, folder_of, cpu_isas):
     """mode, and what each request gives alone in one thread of AVX2."""
     if "avx2" not in cpu_isas:
         pytest.skip("this CPU has no AVX2")
-    engine = Engine(folder_of(MODEL), device="cpu", isa="avx2", num_threads=1, quantization=request.param)
+    engine = Engine(folder_of(MODEL), device="cpu", isa="avx2", num_threads=1, **options_of(request.param))
     made = [bits_of(engine.generate([ids], params))[0] for ids, params in zip(PROMPTS, PARAMS)]
     return request.param, made, [engine.forward(ids[None]).tobytes() for ids in BATCH]
 
@@ -114,7 +118,7 @@ def test_a_request_has_the_same_bits_alone_and_in_any_way(variant, alone, folder
     options = {"num_threads": 1, **VARIANTS[variant]}
     if options["isa"] not in cpu_isas:
         pytest.skip(f"this CPU has no {options['isa']}")
-    engine = Engine(folder_of(MODEL), device="cpu", quantization=mode, **options)
+    engine = Engine(folder_of(MODEL), device="cpu", **options_of(mode), **options)
     assert bits_of(engine.generate(PROMPTS, PARAMS)) == made
     assert [logits.tobytes() for logits in engine.forward(BATCH)] == rows
 
@@ -216,6 +220,15 @@ def test_perplexity_of_the_demo_model_rises_by_no_more_than_rounding_to_nearest_
     assert made <= nearest * slack
     if mode in ("int8", "w8a8"):
         assert abs(made / plain - 1) <= 0.005
+
+
+def test_pages_of_int8_change_the_perplexity_by_little_and_take_little_memory(stories):
+    plain, made = perplexity(stories), perplexity(stories, kv_cache_dtype="int8")
+    assert abs(made / plain - 1) <= 0.005
+    many, few = (Engine(device="cpu", kv_cache_dtype=t, kv_cache_memory=1 << 22).info.num_blocks for t in ("int8", "float32"))
+    assert many > 3.7 * few
+    with pytest.raises(ValueError, match="kv_cache_dtype is 'int4', expected auto, float32, float16, bfloat16 or int8"):
+        Engine(kv_cache_dtype="int4")
 
 
 CHILD = """
