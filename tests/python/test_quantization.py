@@ -182,7 +182,7 @@ def test_ranks_share_a_folder_of_integers(mode, folder_of, tmp_path):
     model = Model(seed=7, heads=4, head_dim=32, intermediate=192, vocab=133)
     to_hf(folder_of(model), tmp_path / "made", quantization=mode, group_size=32 if "4" in mode else None)
     one, two = (Engine(tmp_path / "made", device="cpu", tensor_parallel_size=n).forward(BATCH) for n in (1, 2))
-    assert relative_error(two, one) <= (1.5e-2 if "a8" in mode else 1e-6)
+    assert relative_error(two, one) <= (2.5e-2 if "a8" in mode else 1e-6)  # inputs have a scale on each rank
 
 
 @pytest.fixture(scope="module")
