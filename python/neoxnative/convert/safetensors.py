@@ -67,7 +67,7 @@ class Layout:
 
     def _places(self) -> dict[str, tuple[str, int]]:
         """Each tensor's file, and where in it it begins."""
-        out = {}
+        out: dict[str, tuple[str, int]] = {}
         for file, offsets in self._shards.items():
             start = len(self._header(offsets))
             out |= {name: (file, start + at) for name, at in offsets.items()}
