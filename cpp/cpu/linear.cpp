@@ -98,11 +98,15 @@ using TileFn = void (*)(const Tile&);
 constexpr bool kWideFile = kAccumulators > 8;
 constexpr int kFew = kWideFile ? 16 : 6;   // rows of a tile where memory is the limit
 constexpr int kMany = kWideFile ? 12 : 6;  // and where arithmetic is
-constexpr int panels_for(int rows) { return kWideFile ? (rows <= kMany ? 2 : 1) : rows == 1 ? 4 : rows == 2 ? 2 : 1; }
-constexpr int kPair = panels_for(kMany);
+template <class W> constexpr int panels_for(int rows) {
+  if (!kWideFile) return rows == 1 ? 4 : rows == 2 ? 2 : 1;
+  if (rows == 1 && W::kStep == 2) return 4;  // the two k of a line wait for each other
+  return rows <= kMany ? 2 : 1;
+}
+constexpr int kPair = panels_for<W32>(kMany);
 template <class W, class = std::make_integer_sequence<int, kFew>> struct Tiles;
 template <class W, int... i> struct Tiles<W, std::integer_sequence<int, i...>> {
-  static constexpr TileFn side_by_side[] = {nullptr, tile<W, i + 1, panels_for(i + 1)>...};
+  static constexpr TileFn side_by_side[] = {nullptr, tile<W, i + 1, panels_for<W>(i + 1)>...};
   static constexpr TileFn one[] = {nullptr, tile<W, i + 1, 1>...};
 };
 
@@ -151,7 +155,7 @@ struct Problem {  // y [M, N] (+)= x [M, K] W^T
 // Up to 16 rows, bound by memory: P panels side by side, as far apart as this thread's share allows, so that each is a stream that runs on
 // into its next panel.
 template <class W> void few_rows(const Problem& a, int64_t p0, int64_t p1) {
-  const int64_t groups = (a.M + kFew - 1) / kFew, P = groups == 1 ? panels_for(int(a.M)) : 1, stride = (p1 - p0) / P;
+  const int64_t groups = (a.M + kFew - 1) / kFew, P = groups == 1 ? panels_for<W>(int(a.M)) : 1, stride = (p1 - p0) / P;
   auto over = [&](const TileFn* tiles, int64_t p, int64_t n) {
     for (int64_t k = 0; k < a.K; k += kBlock)
       for (int64_t g = 0; g < groups; g++)
