@@ -179,7 +179,7 @@ template <class W> INL void widen_panel(W, const char* w, int64_t, int32_t, int6
 template <class W> void many_rows(const Problem& a, int64_t p0, int64_t p1) {
   constexpr bool kWiden = !std::is_same_v<W, W32>;
   constexpr int64_t kMost = kWideBytes / (kBlock * kLanes * sizeof(float));
-  const int64_t groups = (a.M + kMany - 1) / kMany, P = groups == 1 ? panels_for(int(a.M)) : kPair;
+  const int64_t groups = (a.M + kMany - 1) / kMany, P = groups == 1 ? panels_for<W32>(int(a.M)) : kPair;
   const int64_t chunk = groups == 1 ? P : kMost;  // for one group of rows, what the first-level cache holds
   for (int64_t c = p0, end; c < p1; c = end) {
     end = std::min(c + chunk, p1);
