@@ -24,7 +24,7 @@ constexpr size_t size_of(DType t) { return size_t(bits_of(t)) / 8; }       // 0 
 const char* name_of(DType t);                                              // "float32", "float16", "bfloat16", "int8", "w8a8", ...
 DType dtype_named(const std::string& name, const char* option = "dtype");  // floats; throws Error(invalid) naming the option
 
-DType page_dtype_named(const std::string& name);                           // of the KV cache: floats and int8
+DType page_dtype_named(const std::string& name);  // of the KV cache: floats and int8
 
 /// Calls f with an integral_constant of the type, one of numbers: the one place where dtype turns into a template argument.
 template <class Fn> decltype(auto) dispatch(DType t, Fn&& f) {
