@@ -66,29 +66,23 @@ class Engine(AsyncCalls):
         unfused; unset it means fused, unlike FasterTransformer's. On a CPU it chooses nothing, which logging tells at info level
     unfused_scores: type of those scores: "float32", or "model": the weights'. None = the environment's CONTEXT_ATTENTION_BMM1_HALF_ACCUM,
         where ON means model; else float32
-    deterministic: on CUDA, a request's logits are the same to the bit alone, in any batch, in any chunks and after a preemption; steps take
-        longer. The CPU's always are
+    deterministic: on CUDA, the same bits for a request alone, in any batch, in chunks and after a preemption, as always on a CPU; slower
     gemm_config: on CUDA, a file of `gpt_gemm`'s with the algorithms of matrix products; info.warnings says why where it is not used
     seed: of requests that bring none, in [0, 2**64); None = fresh entropy for each
-    isa: for tests: the CPU kernels, "auto" (the best this machine runs), "generic", "avx2", "avx512" or
-        "avx512vnni"
-
+    isa: for tests: the CPU kernels, "auto" (the best this machine runs), "generic", "avx2", "avx512", "avx512vnni"
     tensor_parallel_size: ranks that share every layer; must divide the attention heads and the intermediate size
     pipeline_parallel_size: stages of layers, each of tensor_parallel_size ranks; several steps are then on their way at once
     comm: a communicator of mpi4py: its processes are the ranks, and all make this Engine; None = the ranks are threads of this process
     devices: the GPUs that this machine's ranks take, in their order, of those that CUDA sees; [0, 0] lets two share one. None = 0, 1, ...
     custom_all_reduce: GPUs of one machine may add up with kernels of this library's own; False = NCCL alone
     comm_timeout: seconds after which a rank that does not answer, or died, ends the others with a RuntimeError
-
     prompt_learning: tasks that a prompt may name: {name: float array}, [layers, 2, heads, length, head_dim] for a prefix (keys as attention
         uses them, rotated for positions 0, 1, ..., and values: HuggingFace's past_key_values), [length, hidden] for embeddings
         (p/prompt-tuning), None for no prompt; or the folder of FasterTransformer's files and config.ini. They count in max_model_len
 
-    Data types may also be numpy's.
-
-    With `comm`, `generate`, `score` and `forward` are called by all ranks together with the same arguments, and return the same; `submit`,
-    `step`, `stream` and `cancel` are rank 0's, while the others are in `follow`. After a fault a process leaves without MPI_Finalize, with
-    exit code 1.
+    Data types may also be numpy's. With `comm`, `generate`, `score` and `forward` are called by all ranks together with the same arguments,
+    and return the same; `submit`, `step`, `stream` and `cancel` are rank 0's, while the others are in `follow`. After a fault a process
+    leaves without MPI_Finalize, with exit code 1.
     """
 
     def __init__(
