@@ -2,11 +2,11 @@
 // Bytes on their way to a backend: uploads of any size, from memory and from mapped files, and the pieces that threads share.
 #include <algorithm>
 #include <atomic>
-#include <fstream>
 
 #include "base/file.h"
 #include "base/pieces.h"
 #include "harness.h"
+#include "temp_folder.h"
 
 namespace neox::test {
 namespace {
@@ -56,9 +56,10 @@ TEST_P(Upload, LargeAndSmallOnesAreInOrder) {
 }
 
 TEST_P(Upload, OfAMappedFileThatIsNotInMemoryIsWhole) {
-  const std::string path = testing::TempDir() + "/neox-upload", values = some_bytes(17 * kMiB + 5, 4);
-  std::ofstream(path, std::ios::binary) << values;
-  const MappedFile file(path);
+  const TempFolder folder;
+  const std::string values = some_bytes(17 * kMiB + 5, 4);
+  folder.write("values", values);
+  const MappedFile file(folder.path() + "/values");
   const size_t skipped = 777, n = values.size() - skipped;
   const Buffer memory(*backend_, n);
   for (int i = 0; i < 2; i++) {
@@ -69,9 +70,10 @@ TEST_P(Upload, OfAMappedFileThatIsNotInMemoryIsWhole) {
 }
 
 TEST(Fetch, BringsAFileAndLeavesOtherMemoryAlone) {
-  const std::string path = testing::TempDir() + "/neox-fetch", values = some_bytes(300'001, 5);
-  std::ofstream(path, std::ios::binary) << values;
-  const MappedFile file(path);
+  const TempFolder folder;
+  const std::string values = some_bytes(300'001, 5);
+  folder.write("values", values);
+  const MappedFile file(folder.path() + "/values");
   fetch(file.data() + 1, file.size() - 1);
   EXPECT_TRUE(std::string(file.data(), file.size()) == values);
   const std::string copy = values;
