@@ -25,7 +25,7 @@ PAGE = 2 * TINY.layers * 16 * TINY.heads * 16 * 4  # bytes: (k, v) * layers * po
     ("options", "error", "message"),
     [
         ({"dtype": "float8"}, ValueError, "^dtype is 'float8', expected auto, float32, float16 or bfloat16"),
-        ({"kv_cache_dtype": "int8"}, ValueError, "^kv_cache_dtype is 'int8', expected auto, float32"),
+        ({"kv_cache_dtype": "int4"}, ValueError, "^kv_cache_dtype is 'int4', expected auto, float32, float16, bfloat16 or int8"),
         ({"dtype": np.int32}, ValueError, "^dtype is 'int32', expected auto, float32"),
         ({"device": "tpu"}, ValueError, "device is 'tpu', expected auto, cpu or cuda"),
         ({"device": "cpu", "isa": "sse9"}, ValueError, "isa is 'sse9', expected auto, .*generic"),
