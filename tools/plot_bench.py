@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures of what `neoxnative bench --json FILE` wrote: of engines beside the machine's limits, or of servers beside each other.
 
-    python tools/plot_bench.py speed.json --out pictures/speed.svg
-    python tools/plot_bench.py neoxnative=ours.json llama_cpp.server=theirs.json --out pictures/serving.svg
+    python tools/plot_bench.py speed.json --out tools/pictures/speed.svg
+    python tools/plot_bench.py neoxnative=ours.json llama_cpp.server=theirs.json --out tools/pictures/serving.svg
 
 A name in front of a file is the one in the picture. pip install "neoxnative[plot]"
 """
