@@ -26,7 +26,10 @@ int32_t choose_gpu(EngineConfig& config, HostGroup& group) {
   if (!several && config.devices.empty()) return 0;  // make_backend knows whether there is one
   const int32_t count = gpu_count();
   if (several && config.device == "auto") config.device = minimum(group, count) > 0 && config.isa == "auto" ? "cuda" : "cpu";
-  if (config.device == "cpu" || count == 0) return 0;
+  const bool on_cpu = config.device == "cpu" || (config.device == "auto" && (count == 0 || config.isa != "auto"));
+  require(config.devices.empty() || !on_cpu, "devices names GPUs, but the ranks run on CPUs: CUDA sees ", count,
+          " GPUs here, expected some for every rank, and isa 'auto'");
+  if (on_cpu || count == 0) return 0;
   if (!config.devices.empty()) return listed_gpu(config.devices, group, count);
   require(group.neighbours() <= count, "this machine has ", group.neighbours(), " ranks and ", count, count == 1 ? " GPU" : " GPUs",
           " that CUDA sees, expected a GPU for each: let ranks share one with devices, such as [0, 0], or take "

@@ -95,6 +95,9 @@ def test_ranks_on_gpus_need_the_plugin_too(folder_of):
     assert (_core.gpu_count(), _core.gpu_report()) == (0, [])
     with pytest.raises(NotImplementedError, match="device 'cuda' is not available"):
         neoxnative.Engine(folder_of(TINY), device="cuda", tensor_parallel_size=2)
+    for ranks in (1, 2):
+        with pytest.raises(ValueError, match="devices names GPUs, but the ranks run on CPUs: CUDA sees 0 GPUs here"):
+            neoxnative.Engine(folder_of(TINY), devices=[0] * ranks, tensor_parallel_size=ranks)
     assert neoxnative.Engine(folder_of(TINY), tensor_parallel_size=2).info.device == "cpu"
 
 
