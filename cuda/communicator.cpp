@@ -104,11 +104,21 @@ std::string this_build() {
   return "nccl: unknown";
 }
 
-bool share_a_gpu(const std::vector<Seat>& seats) {
+/// Whether `is` holds of two of the ranks that share a GPU.
+template <class F> bool any_that_share(const std::vector<Seat>& seats, const F& is) {
   for (size_t i = 0; i < seats.size(); i++)
     for (size_t j = 0; j < i; j++)
-      if (seats[i].machine == seats[j].machine && std::equal(seats[i].gpu, std::end(seats[i].gpu), seats[j].gpu)) return true;
+      if (seats[i].machine == seats[j].machine && std::equal(seats[i].gpu, std::end(seats[i].gpu), seats[j].gpu) && is(seats[i], seats[j]))
+        return true;
   return false;
+}
+
+/// Not where NCCL is too old. Nor between threads: a process has one context on a GPU, and what one thread does there (loading a kernel,
+/// freeing memory) may wait for all its kernels, one of which waits for this very thread's rank.
+bool nccl_can_share(const std::vector<Seat>& seats) {
+  return !any_that_share(seats, [](const Seat& a, const Seat& b) {
+    return a.process == b.process || std::min(a.nccl, b.nccl) < kNcclSharesGpus || !a.shares_gpus || !b.shares_gpus;
+  });
 }
 
 void require_nccl(const std::vector<Seat>& seats, const std::vector<int>& members) {
@@ -133,11 +143,10 @@ std::unique_ptr<Communicator> CudaBackend::connect(HostGroup& group, const std::
   waits_.join(group);
   const std::vector<Seat> seats = exchange_plain(group, members, channel, own_seat(device_, custom_all_reduce_));
   const auto all = [&](auto has) { return std::all_of(seats.begin(), seats.end(), has); };
-  const bool shared = share_a_gpu(seats);
-  if (shared && !all([](const Seat& s) { return s.nccl >= kNcclSharesGpus && s.shares_gpus; }))
-    return std::make_unique<HostCommunicator>(*this, group, members, channel);  // NCCL refuses
+  if (!nccl_can_share(seats)) return std::make_unique<HostCommunicator>(*this, group, members, channel);
   require_nccl(seats, members);
   const int rank = int(std::find(members.begin(), members.end(), group.rank()) - members.begin());
+  const bool shared = any_that_share(seats, [](const Seat&, const Seat&) { return true; });
   const bool near = !shared && all([&](const Seat& s) { return s.machine == seats[0].machine && s.may_exchange; });
   std::unique_ptr<PeerMemory> peers;
   if (near && channel == Channel::tensor_parallel && members.size() <= size_t(kMostPeers))
