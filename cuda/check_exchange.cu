@@ -62,6 +62,38 @@ void check_sum(const std::vector<float>& got, int ranks, int64_t rows, int64_t c
   if (bad) std::printf("WRONG: %d of %ld sums, %ld rows, %s\n", bad, long(rows * cols), long(rows), name_of(wire)), wrong++;
 }
 
+/// What exchange_add_norm is given, and add_norm after exchange_sum.
+struct Residual {
+  Memory x, bias, gamma, beta, out, out2;
+  Norm norm, norm2;
+
+  Residual(int64_t rows, int64_t cols)
+      : x(numbers(100, rows, cols, 4)), bias(numbers(100, 1, cols, 5)), gamma(numbers(100, 1, cols, 6)), beta(numbers(100, 1, cols, 7)),
+        out(size_t(rows * (cols + kPad)) * 2), out2(size_t(rows * (cols + kPad)) * 2), norm{.gamma = view(gamma.data(), 1, cols),
+                                                                                            .beta = view(beta.data(), 1, cols),
+                                                                                            .eps = 1e-5f},
+        norm2{.gamma = view(beta.data(), 1, cols), .beta = view(bias.data(), 1, cols), .eps = 1e-5f} {
+    for (const Memory* m : {&out, &out2}) ok(cudaMemset(m->data(), 0, m->bytes()), "fill");
+  }
+  AddNormArgs args(const Tensor& add) const {
+    const auto half = [&](const Memory& m) {
+      Tensor t = view(m.data(), add.rows, add.cols);
+      t.dtype = DType::f16;
+      return t;
+    };
+    return {.x = view(x.data(), add.rows, add.cols),
+            .add = add,
+            .bias = view(bias.data(), 1, add.cols),
+            .norm = &norm,
+            .out = half(out),
+            .norm2 = &norm2,
+            .out2 = half(out2)};
+  }
+  bool same_as(const Residual& other) const {
+    return x.download() == other.x.download() && out.download() == other.out.download() && out2.download() == other.out2.download();
+  }
+};
+
 /// One rank's side of everything that is measured on several GPUs.
 class Rank {
  public:
@@ -90,7 +122,13 @@ class Rank {
     for (int i = 0; i < kInputs; i++)
       check_sum(floats(inputs[size_t(i)]), group_.size(), rows, kHidden, i, DType::f16, own && group_.size() == 2);
     for (const Memory& m : inputs) ok(cudaMemset(m.data(), 0, m.bytes()), "fill");  // or the sums of sums would outgrow the type
-    tell("all-reduce", rows, rows * kHidden * 2, backend, [&](int i) { comm.all_reduce(view(inputs[size_t(i)].data(), rows, kHidden)); });
+    const auto input = [&](int i) { return view(inputs[size_t(i)].data(), rows, kHidden); };
+    tell("all-reduce", rows, rows * kHidden * 2, backend, [&](int i) { comm.all_reduce(input(i)); });
+    const Residual residual(rows, kHidden);
+    const auto two = [&](int i) { comm.all_reduce(input(i)), backend.add_norm(residual.args(input(i))); };
+    const auto one = [&](int i) { comm.all_reduce_add_norm(backend, residual.args(input(i))); };
+    tell("  then add_norm", rows, rows * kHidden * 2, backend, two);
+    tell("  with add_norm", rows, rows * kHidden * 2, backend, one);
   }
   void gather(CudaBackend& backend, Communicator& comm, int64_t rows) {
     const int ranks = group_.size();
@@ -191,10 +229,12 @@ void check_fault(bool own) {
   }
 }
 
-/// All ranks' kernels side by side on one GPU, whose CTAs all fit at once.
+/// All ranks' kernels side by side on one GPU, whose CTAs all fit at once; sums with an add_norm are checked against sums and then
+/// add_norm.
 int on_one_gpu(int ranks) {
   constexpr int64_t kRows = 4, kCols = 1000;
   constexpr size_t kCapacity = 65536;
+  CudaBackend backend(0, {});
   std::deque<Memory> areas, cells;
   int* over = nullptr;
   ok(cudaHostAlloc(reinterpret_cast<void**>(&over), sizeof(int), cudaHostAllocMapped), "pinned memory");
@@ -225,7 +265,15 @@ int on_one_gpu(int ranks) {
       all([&](size_t r, const Stream& stream) {
         exchange_parts(peers[r], view(out[r].data(), rows, kCols * ranks), view(x[r].data(), rows, kCols), stream);
       });
+      std::deque<Residual> together, apart;
+      for (int r = 0; r < ranks; r++) together.emplace_back(rows, kCols), apart.emplace_back(rows, kCols);
+      const auto args = [&](const std::deque<Residual>& of, size_t r) { return of[r].args(view(x[r].data(), rows, kCols)); };
+      all([&](size_t r, const Stream& stream) { exchange_add_norm(peers[r], args(together, r), wire, stream); });
       all([&](size_t r, const Stream& stream) { exchange_sum(peers[r], view(x[r].data(), rows, kCols), wire, stream); });
+      for (size_t r = 0; r < size_t(ranks); r++) backend.add_norm(args(apart, r));
+      backend.synchronize();
+      for (size_t r = 0; r < size_t(ranks); r++)
+        if (!together[r].same_as(apart[r])) std::printf("WRONG: add_norm of rank %d, %ld rows\n", int(r), long(rows)), wrong++;
       const auto first = floats(out[0]);
       for (int r = 0; r < ranks; r++) {
         check_sum(floats(x[size_t(r)]), ranks, rows, kCols, 3, wire, true);

@@ -78,6 +78,13 @@ void GpuCommunicator::all_reduce(Tensor x) {
   });
 }
 
+void GpuCommunicator::all_reduce_add_norm(Backend& be, const AddNormArgs& a) {
+  const size_t bytes = wire_bytes(a.add.rows, a.add.cols, p_.wire);
+  if (takes_one_shot(bytes) && bytes <= p_.peers->peers().capacity && can_exchange_add_norm(a, p_.wire))
+    exchange_add_norm(p_.peers->peers(), a, p_.wire, p_.stream);
+  else Communicator::all_reduce_add_norm(be, a);
+}
+
 void GpuCommunicator::all_gather_cols(Tensor out, Tensor part) {
   const size_t row = wire_bytes(1, part.cols, DType::f32);
   if (takes_one_shot(row * size_t(part.rows)))

@@ -33,6 +33,7 @@ class GpuCommunicator final : public Communicator, Waiter {
   std::string describe() const override;
   bool recordable() const override { return true; }
   void all_reduce(Tensor x) override;
+  void all_reduce_add_norm(Backend& be, const AddNormArgs& a) override;
   void all_gather_cols(Tensor out, Tensor part) override;
   void send(Tensor x, int to) override;
   void recv(Tensor x, int from) override;

@@ -100,6 +100,6 @@ std::unique_ptr<Backend> make_backend(const BackendConfig& config);
 
 /// A backend that lives in a plugin exports `extern "C" neox::Backend* neox_make_backend(int abi, const BackendConfig&)`, and
 /// `extern "C" neox::Tuner* neox_make_tuner(int abi, DType, const std::vector<TuneCall>&, int32_t most_rows)` (tune.h).
-constexpr int kBackendAbi = 8;
+constexpr int kBackendAbi = 9;
 
 }  // namespace neox

@@ -46,14 +46,12 @@ void Model::layer(int32_t l, const Step& s, const Activations& a) {
     be.linear({{.out = a.qkv, .x = a.n1, .w = w.qkv}});
     be.attention({.out = a.att, .qkv = a.qkv, .kv = kv, .step = s, .rope = weights_.rope, .scale = scale_});
     be.linear({{.out = a.y, .x = a.att, .w = w.out}});
-    tp.all_reduce(a.y);
-    be.add_norm({.x = a.x, .add = a.y, .bias = w.out_bias, .norm = &w.ln2, .out = a.n1});
+    tp.all_reduce_add_norm(be, {.x = a.x, .add = a.y, .bias = w.out_bias, .norm = &w.ln2, .out = a.n1});
     be.linear({{.out = a.mid, .x = a.n1, .w = w.up, .act = cfg.act}});
     be.linear({{.out = a.y, .x = a.mid, .w = w.down}});
     next.bias = w.down_bias;
   }
-  tp.all_reduce(a.y);
-  be.add_norm(next);
+  tp.all_reduce_add_norm(be, next);
 }
 
 Tensor Model::logits(const Step& s, int32_t first, int32_t count) {
