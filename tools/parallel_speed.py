@@ -6,8 +6,9 @@
     mpirun -n 2 python tools/parallel_speed.py --mpi -tp 2
 
 For each cell the first token (a call for one token) and a token (the difference to a call for 65, divided by 64), medians of three; with
---mixed one load of requests at once, whose lengths a JSON file gives ("input_lengths", "output_lengths"), in output tokens a second. Beside
-them the time in which the GPUs can read what a token needs: all weights and KV pages, each GPU its part, one stage after the other.
+--mixed one load of requests at once, whose lengths a JSON file gives ("input_lengths", "output_lengths"), in output tokens a second, the
+same in static batches of 32, and, but for --mpi, the times to a request's first token and between its tokens. Beside the
+cells the time in which the GPUs can read what a token needs: all weights and KV pages, each GPU its part, one stage after the other.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from neoxnative import Engine, SamplingParams, _core
 
 SHAPE = {"hidden_size": 6144, "num_attention_heads": 64, "intermediate_size": 24576, "vocab_size": 50432}
 NEW = 64
+STATIC = 32
 ROUNDS = 3
 
 
@@ -36,11 +38,15 @@ def write_model(folder: Path, layers: int) -> Path:
     return folder
 
 
-def call(engine: Engine, lengths: list[int], tokens: list[int], seed: int) -> float:
-    """Seconds of a call of generate."""
+def requests(lengths: list[int], tokens: list[int], seed: int) -> tuple[list[list[int]], list[SamplingParams]]:
     rng = np.random.default_rng(seed)
     prompts = [rng.integers(5, 50000, n).tolist() for n in lengths]
-    params = [SamplingParams(max_tokens=n, temperature=0, ignore_eos=True) for n in tokens]
+    return prompts, [SamplingParams(max_tokens=n, temperature=0, ignore_eos=True) for n in tokens]
+
+
+def call(engine: Engine, lengths: list[int], tokens: list[int], seed: int) -> float:
+    """Seconds of a call of generate."""
+    prompts, params = requests(lengths, tokens, seed)
     start = time.perf_counter()
     outputs = engine.generate(prompts, params)
     seconds = time.perf_counter() - start
@@ -65,12 +71,32 @@ def cell(engine: Engine, batch: int, length: int, read: float) -> dict[str, obje
     }
 
 
-def mixed(engine: Engine, file: Path) -> dict[str, object]:
+def waits(engine: Engine, lengths: list[int], tokens: list[int]) -> dict[str, object]:
+    """Milliseconds to the first token and between tokens, of all requests at once, as one that steps the engine sees them."""
+    start = time.perf_counter()
+    last = {engine.submit(prompt, params): start for prompt, params in zip(*requests(lengths, tokens, 0), strict=True)}
+    first, between, begun = [], [], set()
+    while engine.has_work():
+        deltas = engine.step()
+        now = time.perf_counter()
+        for delta in deltas:
+            if not delta.token_ids:
+                continue
+            (between if delta.request_id in begun else first).append(now - last[delta.request_id])
+            begun.add(delta.request_id)
+            last[delta.request_id] = now
+    parts = {"first_token": first, "between_tokens": between}
+    return {f"{name}_ms_p{q}": round(float(np.percentile(times, q)) * 1e3, 1) for name, times in parts.items() for q in (50, 99)}
+
+
+def mixed(engine: Engine, file: Path, may_step: bool) -> dict[str, object]:
     lengths = json.loads(file.read_text())
     inputs, outputs = lengths["input_lengths"], lengths["output_lengths"]
     seconds = call(engine, inputs, outputs, 0)
-    rate = round(sum(outputs) / seconds)
-    return {"mixed_requests": len(inputs), "output_tokens": sum(outputs), "seconds": round(seconds, 2), "tokens_per_second": rate}
+    static = sum(call(engine, inputs[i : i + STATIC], outputs[i : i + STATIC], 0) for i in range(0, len(inputs), STATIC))
+    result: dict[str, object] = {"mixed_requests": len(inputs), "output_tokens": sum(outputs), "seconds": round(seconds, 2)}
+    result |= {"tokens_per_second": round(sum(outputs) / seconds), f"static_batches_of_{STATIC}": round(sum(outputs) / static)}
+    return result | (waits(engine, inputs, outputs) if may_step else {})
 
 
 def main() -> None:
@@ -117,7 +143,7 @@ def main() -> None:
         if tells:
             print(json.dumps(result), flush=True)
     if args.mixed:
-        result = mixed(engine, args.mixed)
+        result = mixed(engine, args.mixed, may_step=comm is None)
         if tells:
             print(json.dumps(result), flush=True)
 
