@@ -32,6 +32,8 @@ struct Stream {
 };
 /// Whether the kernels of this library were compiled for an architecture that can wait for the one before: elsewhere none may start early.
 bool kernels_can_wait();
+/// Whether they were compiled for the very architecture that multiplies by warpgroups.
+bool kernels_have_warpgroups();
 
 struct Launch {
   const char* name;

@@ -13,6 +13,11 @@ constexpr bool kHopper = true;  // this code may use bulk copies, and start befo
 #else
 constexpr bool kHopper = false;
 #endif
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+constexpr bool kWarpgroups = true;  // this code may multiply by warpgroups, which compute capability 9.0 alone can (sm_90a)
+#else
+constexpr bool kWarpgroups = false;
+#endif
 
 // Early start: a kernel may start before the one before it in the stream has ended. Each calls grid_wait() in every thread: before that it
 // reads nothing but weights and writes nothing, since what else there is may still be in use; after it all earlier kernels are complete.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // linear: out = act(x W^T + bias), one or two parts.
 //   x [tokens, inputs] A, W [outputs, inputs] A, bias [1, outputs], out [tokens, outputs] A or f32; A: the activation type.
-// Few rows: linear_small.cuh. Else the product is cuBLASLt's. What its epilogues do not do as we define it, a pass over out does
-// afterwards: activations other than tanh-GELU (its ReLU hides NaN), tanh-GELU of f32 (its own is approximate), a bias of another type than
-// out. Floor: W and x read once, out written once; the pass afterwards reads and writes out once more.
+// Few rows: linear_stream.cuh, or linear_small.cuh. Else the product is cuBLASLt's. What its epilogues do not do as we define it, a pass
+// over out does afterwards: activations other than tanh-GELU (its ReLU hides NaN), tanh-GELU of f32 (its own is approximate), a bias of
+// another type than out. Floor: W and x read once, out written once; the pass afterwards reads and writes out once more.
 #include "activate.cuh"
 #include "cuda_backend.h"
 #include "device.cuh"
@@ -78,7 +78,7 @@ bool CudaBackend::own_is_chosen(std::initializer_list<LinearArgs> parts) {
 }
 
 void CudaBackend::linear(std::initializer_list<LinearArgs> parts) {
-  if (!deterministic_ && cuda::SmallLinear::takes(parts) && own_is_chosen(parts)) small_linear_->run(parts);
+  if (!deterministic_ && small_linear_->takes(parts) && own_is_chosen(parts)) small_linear_->run(parts);
   else cuda::library_linear(parts, *gemm_, stream_);
 }
 

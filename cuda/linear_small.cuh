@@ -11,41 +11,13 @@
 // units, which keep up with memory to 16 rows. Instantiations: 4 (f16, bf16 x 8 rows; f32 x 8, 16).
 #pragma once
 #include "activate.cuh"
-#include "device.cuh"
-#include "linear_small.h"
-#include "types.cuh"
+#include "linear_units.cuh"
 
 namespace neox::cuda {
 
 constexpr int kSmallWarps = 8, kSmallThreads = kSmallWarps * 32;
 constexpr int kVectors = 8;  // of 16 bytes, in a unit's row
 constexpr int kMostStages = 13;
-
-/// A unit of W among all: of which tile of which out. For a share's next unit, advance().
-struct SmallCursor {
-  int part, tile, unit, units;  // unit: of the tile's `units`
-
-  __device__ SmallCursor(const SmallCall& p, int at) {
-    const int first = p.tiles * p.per_tile;
-    part = at >= first;
-    units = part ? p.parts[1].units : p.per_tile;
-    at -= part ? first : 0;
-    tile = at / units, unit = at % units;
-  }
-  __device__ void advance(const SmallCall& p) {
-    if (++unit < units) return;
-    unit = 0, tile++;
-    if (part == 0 && tile == p.tiles) part = 1, tile = 0, units = p.parts[1].units;
-  }
-  __device__ bool in_second(const SmallCall& p) const { return part == 1 || (p.sum && unit >= p.parts[0].units); }
-  __device__ const SmallPart& source(const SmallCall& p) const { return p.parts[in_second(p)]; }
-  __device__ int vector(const SmallCall& p) const {  // where in the source's rows the unit begins
-    return (unit - (part == 0 && in_second(p) ? p.parts[0].units : 0)) * kVectors;
-  }
-  __device__ int begin(const SmallCall& p) const {  // the tile's first unit, among all
-    return part ? p.tiles * p.per_tile + tile * units : tile * units;
-  }
-};
 
 /// sums[e] += 16 rows of w by 8 of x, both [rows][8 vectors of 16 bytes] in shared memory, where vector v of row r lies at v ^ (r % 8).
 /// A lane's four sums are those of w's rows lane / 4 and 8 further, and x's rows lane % 4 * 2 and 1 further, as the tensor cores have them.
@@ -91,18 +63,19 @@ template <> struct Multiply<float> {
 };
 
 template <class T, int R> struct Small {
-  static constexpr int kRows = kSmallWarps * 16, kW = kRows * 128, kStage = kW + R * 128;
+  static constexpr int kRows = kTileRows, kW = kRows * 128, kStage = kW + R * 128;
   static constexpr int kPrefetched = 64 * 1024 / kW;  // units after the ring's first; many more would push out what is needed sooner
   static constexpr int kSums = R / 8;                 // of a thread, in fours
 
   const SmallCall& p;
   uint8_t* ring;  // [stages][W | x]
+  const int stages;
   const Cut cut;
   const int lane, warp, begin, count;  // begin, count: this CTA's units
   float sums[kSums][4];
 
-  __device__ Small(const SmallCall& call, uint8_t* memory)
-      : p(call), ring(memory), cut{call.total, int(gridDim.x)}, lane(threadIdx.x % 32), warp(threadIdx.x / 32),
+  __device__ Small(const SmallCall& call, uint8_t* memory, int stages_)
+      : p(call), ring(memory), stages(stages_), cut{call.total, int(gridDim.x)}, lane(threadIdx.x % 32), warp(threadIdx.x / 32),
         begin(cut.begin(blockIdx.x)), count(cut.begin(blockIdx.x + 1) - begin) {}
 
   // Threads fetch neighbouring vectors, 8 to a row; a thread's rows lie 32 apart.
@@ -111,7 +84,7 @@ template <class T, int R> struct Small {
 
   __device__ void fetch_w(int slot, const SmallCursor& c) const {
     const SmallPart& from = c.source(p);
-    const int first = c.tile * kRows + row(), v = c.vector(p) + int(threadIdx.x) % kVectors;
+    const int first = c.tile * kRows + row(), v = c.unit_of_source(p) * kVectors + int(threadIdx.x) % kVectors;
     const char* w = from.w + first * from.w_ld + v * 16;
     uint8_t* to = ring + slot * kStage + place(row(), threadIdx.x % kVectors);
 #pragma unroll
@@ -123,11 +96,11 @@ template <class T, int R> struct Small {
   __device__ void prefetch_w(const SmallCursor& c) const {
     const SmallPart& from = c.source(p);
     const int n = c.tile * kRows + int(threadIdx.x);
-    if (threadIdx.x < kRows && n < from.n) prefetch(from.w + n * from.w_ld + c.vector(p) * 16);
+    if (threadIdx.x < kRows && n < from.n) prefetch(from.w + n * from.w_ld + c.unit_of_source(p) * kVectors * 16);
   }
   __device__ void fetch_x(int slot, const SmallCursor& c) const {
     const SmallPart& from = c.source(p);
-    const int v = c.vector(p) + int(threadIdx.x) % kVectors;
+    const int v = c.unit_of_source(p) * kVectors + int(threadIdx.x) % kVectors;
     uint8_t* to = ring + slot * kStage + kW + place(row(), threadIdx.x % kVectors);
 #pragma unroll
     for (int i = 0; i < R; i += kSmallThreads / kVectors) {
@@ -138,7 +111,7 @@ template <class T, int R> struct Small {
   /// x beside the ring's first units, through registers: copies are counted in order, and those of W are long on their way.
   __device__ void load_first_x() const {
     constexpr int kOfUnit = R * kVectors, kAtOnce = 4;
-    const int n = min(p.stages - 1, count) * kOfUnit;
+    const int n = min(stages - 1, count) * kOfUnit;
     for (int first = threadIdx.x; first < n; first += kSmallThreads * kAtOnce) {
       uint4 x[kAtOnce] = {};
 #pragma unroll
@@ -147,7 +120,7 @@ template <class T, int R> struct Small {
         if (i >= n) break;
         const SmallCursor c(p, begin + slot);
         const SmallPart& from = c.source(p);
-        const int v = c.vector(p) + i % kVectors;
+        const int v = c.unit_of_source(p) * kVectors + i % kVectors;
         if (v < from.vectors && r < p.rows) x[j] = __ldcg(reinterpret_cast<const uint4*>(from.x + r * from.x_ld + v * 16));
       }
 #pragma unroll
@@ -160,7 +133,7 @@ template <class T, int R> struct Small {
 
   __device__ void run() {
     SmallCursor next(p, begin), at = next;
-    const int ahead = p.stages - 1;
+    const int ahead = stages - 1;
     for (int i = 0; i < ahead; i++) {
       if (i < count) fetch_w(i, next), next.advance(p);
       copy_commit();
@@ -179,7 +152,7 @@ template <class T, int R> struct Small {
       Multiply<T>::template run<R>(sums, unit + warp * 16 * 128, unit + kW);
       if (at.unit + 1 == at.units || i + 1 == count) finish(at, first), clear(), first = 0;
       at.advance(p);
-      slot = slot + 1 == p.stages ? 0 : slot + 1, free = free + 1 == p.stages ? 0 : free + 1;
+      slot = slot + 1 == stages ? 0 : slot + 1, free = free + 1 == stages ? 0 : free + 1;
     }
   }
   __device__ void clear() {
@@ -245,26 +218,18 @@ template <class T, int R> struct Small {
   }
 };
 
-template <class T, int R> __global__ __launch_bounds__(kSmallThreads, 1) void small_kernel(const __grid_constant__ SmallCall p) {
+template <class T, int R>
+__global__ __launch_bounds__(kSmallThreads, 1) void small_kernel(const __grid_constant__ SmallCall p, int stages) {
   extern __shared__ __align__(128) uint8_t memory[];
   grid_launch();
-  Small<T, R>(p, memory).run();
+  Small<T, R>(p, memory, stages).run();
 }
 
-template <class T, int R> void small_with(SmallCall& call, int ctas, const Stream& stream) {
+template <class T, int R> void small_with(SmallCall call, int ctas, const Stream& stream) {
   using S = Small<T, R>;
-  const auto tiles = [](const SmallPart& part) { return (part.n + S::kRows - 1) / S::kRows; };
-  call.tiles = tiles(call.parts[0]);
-  call.per_tile = call.parts[0].units + (call.sum ? call.parts[1].units : 0);
-  call.total = call.tiles * call.per_tile + (call.sum ? 0 : tiles(call.parts[1]) * call.parts[1].units);
-  call.stages = std::min(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) / S::kStage, kMostStages);
-  constexpr int kLeast = 2;  // units of a share, where there are few
-  const int grid = std::min(ctas, (call.total + kLeast - 1) / kLeast);
-  launch({.name = "linear, few rows",
-          .grid = unsigned(grid),
-          .block = kSmallThreads,
-          .stream = stream,
-          .shared = size_t(call.stages) * S::kStage},
-         small_kernel<T, R>, call);
+  const int stages = std::min(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) / S::kStage, kMostStages);
+  launch(
+      {.name = "linear, few rows", .grid = unsigned(ctas), .block = kSmallThreads, .stream = stream, .shared = size_t(stages) * S::kStage},
+      small_kernel<T, R>, call, stages);
 }
 }  // namespace neox::cuda

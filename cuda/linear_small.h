@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // linear for few rows, where reading the weights is all that counts: one launch for a whole call, of one part or two.
 #pragma once
+#include <cuda.h>
+
 #include <initializer_list>
 
 #include "backend/args.h"
@@ -8,7 +10,7 @@
 
 namespace neox::cuda {
 
-/// One product out = act(x w^T + bias), as the kernel gets it.
+/// One product out = act(x w^T + bias), as the kernels get it.
 struct SmallPart {
   const char *w = nullptr, *x = nullptr;   // [n, inputs], [rows, inputs], of one type
   void* out = nullptr;                     // [rows, n]
@@ -20,16 +22,28 @@ struct SmallPart {
 };
 struct SmallCall {
   SmallPart parts[2];
-  bool sum;             // both parts into the first one's out
-  int rows, stages;     // stages: of the ring
+  bool sum;  // both parts into the first one's out
+  int rows;
   int tiles, per_tile;  // of the first out: tiles, and units of a tile (both parts' of a sum)
   int total;            // units of all tiles
-  float4* partial;      // [CTAs][2][sums of a thread / 4][threads] sums of cut tiles
+  float4* partial;      // sums of cut tiles: small_kernel [CTAs][2][sums of a thread / 4][threads], stream_kernel [CTAs] of that
   unsigned* arrived;    // [CTAs][warps] how many of a cut tile's partial sums are there; 0 between calls
 };
-void small_f32(SmallCall& call, int ctas, const Stream& stream);
-void small_f16(SmallCall& call, int ctas, const Stream& stream);
-void small_bf16(SmallCall& call, int ctas, const Stream& stream);
+/// For stream_kernel (linear_stream.cuh): boxes of a unit of w, and of the part of x that belongs to it.
+struct StreamCall : SmallCall {
+  CUtensorMap w_boxes[2], x_boxes[2];
+};
+
+constexpr int kTileRows = 128;     // of w
+constexpr int kMostStreamed = 64;  // rows of x
+/// Rows of x that stream_kernel takes for so many.
+constexpr int streamed_rows(int rows) { return rows <= 8 ? 8 : rows <= 16 ? 16 : rows <= 32 ? 32 : 64; }
+
+void small_f32(const SmallCall& call, int ctas, const Stream& stream);
+void small_f16(const SmallCall& call, int ctas, const Stream& stream);
+void small_bf16(const SmallCall& call, int ctas, const Stream& stream);
+void stream_f16(const StreamCall& call, int ctas, const Stream& stream);
+void stream_bf16(const StreamCall& call, int ctas, const Stream& stream);
 
 class SmallLinear {
  public:
@@ -37,15 +51,17 @@ class SmallLinear {
   ~SmallLinear();
   SmallLinear(const SmallLinear&) = delete;
 
-  /// Up to 8 rows (16 of f32) that begin at multiples of 16 bytes and are whole vectors of 16 bytes: cuBLASLt is the faster one from 16
-  /// rows on.
-  static bool takes(std::initializer_list<LinearArgs> parts);
+  /// Whether it takes these parts: few rows, that begin at multiples of 16 bytes and are whole vectors of 16 bytes.
+  bool takes(std::initializer_list<LinearArgs> parts) const;
   void run(std::initializer_list<LinearArgs> parts) const;
 
  private:
+  bool streams(DType type) const { return streams_ && type != DType::f32; }
+
   const Stream stream_;
   void* const workspace_;
   const size_t workspace_bytes_;
+  const bool streams_;
   unsigned* arrived_ = nullptr;
   int processors_ = 0;
 };

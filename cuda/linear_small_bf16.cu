@@ -4,6 +4,6 @@
 
 namespace neox::cuda {
 
-void small_bf16(SmallCall& call, int ctas, const Stream& stream) { small_with<__nv_bfloat16, 8>(call, ctas, stream); }
+void small_bf16(const SmallCall& call, int ctas, const Stream& stream) { small_with<__nv_bfloat16, 8>(call, ctas, stream); }
 
 }  // namespace neox::cuda

@@ -4,6 +4,6 @@
 
 namespace neox::cuda {
 
-void small_f16(SmallCall& call, int ctas, const Stream& stream) { small_with<__half, 8>(call, ctas, stream); }
+void small_f16(const SmallCall& call, int ctas, const Stream& stream) { small_with<__half, 8>(call, ctas, stream); }
 
 }  // namespace neox::cuda

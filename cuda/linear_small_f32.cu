@@ -4,7 +4,7 @@
 
 namespace neox::cuda {
 
-void small_f32(SmallCall& call, int ctas, const Stream& stream) {
+void small_f32(const SmallCall& call, int ctas, const Stream& stream) {
   if (call.rows <= 8) small_with<float, 8>(call, ctas, stream);
   else small_with<float, 16>(call, ctas, stream);
 }

@@ -267,7 +267,7 @@ void LinearTuner::tune_whole(const TuneCall& c, int32_t rows, TunedCall& tuned) 
     use(c, rows, *way);
     ways.push_back(recorded({}, bytes_of(c), [&](int copy) { with_call(c, rows, copy, library); }));
   }
-  const auto taken = [](std::initializer_list<LinearArgs> parts) { return SmallLinear::takes(parts); };
+  const auto taken = [&](std::initializer_list<LinearArgs> parts) { return backend_.small_linear_->takes(parts); };
   if (with_call(c, rows, 0, taken)) ways.push_back(recorded({}, bytes_of(c), [&](int copy) { with_call(c, rows, copy, own); }));
   time_by_turns(ways);
   if (ways[1].us >= worth_it(rows) * ways[0].us) tuned = plain;

@@ -228,7 +228,7 @@ TEST_P(LinearOp, AWeightIsRoundedToNearestEvenWhenItIsPacked) {
 
 /// Rows and shapes at which a backend may change its ways: few rows, tiles of outputs cut short, inputs of whole vectors but not whole
 /// tiles.
-constexpr int64_t kFewRows[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 32, 33, 64, 65};
+constexpr int64_t kFewRows[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65};
 constexpr std::array<int64_t, 3> kTwoParts[] = {{129, 72, 1000}, {300, 2056, 64}, {1, 8, 16}, {1031, 520, 136}, {128, 4096, 8}};
 
 TEST_P(LinearOp, AgreesWithTheReferenceForEveryFewRows) {
@@ -273,6 +273,29 @@ TEST_P(LinearOp, TwoPartsOfFewRowsGoToOneOutOrToTwo) {
         EXPECT_TRUE(sum.surroundings_untouched() && left.surroundings_untouched() && right.surroundings_untouched());
       }
     }
+}
+
+TEST_P(LinearOp, OutsOfTheActivationTypeMayBeOfAnyWidth) {
+  Random random(17);
+  for (DType dtype : kDTypes) {
+    const DType a = backend_->activation_dtype(dtype);
+    const double error = summation_error(*backend_, dtype) + 2 * rounding_error(a);
+    for (auto [N, padding] : {std::array<int64_t, 2>{1, 0}, {7, 1}, {129, 0}, {250, 1}, {250, 2}}) {
+      const Problem p(random, 65, N, 136, dtype, a), q(random, 65, 264 - N, 1000, dtype, a);
+      const DeviceLinear wp(*backend_, p.weight, p.bias, dtype), wq(*backend_, q.weight, q.bias, dtype);
+      const Matrix left = reference::linear(p.x, p.weight, p.bias, Act::none),
+                   right = reference::linear(q.x, q.weight, q.bias, Act::gelu_tanh);
+      for (int64_t rows : {1, 7, 17, 64, 65}) {
+        SCOPED_TRACE(describe({{"dtype", int(dtype)}, {"rows", rows}, {"outputs", N}, {"padding", padding}}));
+        const DeviceMatrix xp(*backend_, p.x.slice(0, rows), a), xq(*backend_, q.x.slice(0, rows), a, 8);
+        const DeviceMatrix out(*backend_, rows, N, a, padding), out2(*backend_, rows, q.N, a, padding);
+        backend_->linear({{.out = out, .x = xp, .w = wp}, {.out = out2, .x = xq, .w = wq, .act = Act::gelu_tanh}});
+        EXPECT_LE(relative_error(out.values(), left.slice(0, rows)), error);
+        EXPECT_LE(relative_error(out2.values(), right.slice(0, rows)), error);
+        EXPECT_TRUE(out.surroundings_untouched() && out2.surroundings_untouched());
+      }
+    }
+  }
 }
 
 TEST_P(LinearOp, ANaNInOneRowStaysInThatRow) {
