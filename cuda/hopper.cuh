@@ -30,7 +30,7 @@ __device__ inline void barrier_wait(uint64_t* b, int parity) {
       : "memory");
 }
 
-// Boxes of a matrix that a CUtensorMap describes: its rows from `row` on, the elements from `column` on.
+// Boxes of what a CUtensorMap describes, from the coordinates given on, its fastest one first.
 
 enum class Keep { briefly, long_ };  // in the L2 cache
 template <Keep keep> __device__ inline uint64_t l2_policy() {
@@ -39,25 +39,38 @@ template <Keep keep> __device__ inline uint64_t l2_policy() {
   else asm("createpolicy.fractional.L2::evict_last.b64 %0;" : "=l"(policy));
   return policy;
 }
-__device__ inline void copy_box(void* to, const CUtensorMap* matrix, int column, int row, uint64_t* arrival, uint64_t policy) {
+__device__ inline void copy_box(void* to, const CUtensorMap* map, int c0, int c1, uint64_t* arrival, uint64_t policy) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(
           shared_address(to)),
-      "l"(matrix), "r"(column), "r"(row), "r"(shared_address(arrival)), "l"(policy)
+      "l"(map), "r"(c0), "r"(c1), "r"(shared_address(arrival)), "l"(policy)
       : "memory");
 }
-__device__ inline void prefetch_box(const CUtensorMap* matrix, int column, int row) {  // no farther than into the L2 cache
-  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(matrix), "r"(column), "r"(row) : "memory");
+__device__ inline void copy_box(void* to, const CUtensorMap* map, int c0, int c1, int c2, int c3, uint64_t* arrival, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3, %4, %5}], [%6], "
+      "%7;" ::"r"(shared_address(to)),
+      "l"(map), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(shared_address(arrival)), "l"(policy)
+      : "memory");
 }
-__device__ inline void prefetch_matrix(const CUtensorMap* matrix) { asm volatile("prefetch.tensormap [%0];" ::"l"(matrix) : "memory"); }
+// No farther than into the L2 cache.
+__device__ inline void prefetch_box(const CUtensorMap* map, int c0, int c1) {
+  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(map), "r"(c0), "r"(c1) : "memory");
+}
+__device__ inline void prefetch_box(const CUtensorMap* map, int c0, int c1, int c2, int c3) {
+  asm volatile("cp.async.bulk.prefetch.tensor.4d.L2.global [%0, {%1, %2, %3, %4}];" ::"l"(map), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
+               : "memory");
+}
+__device__ inline void prefetch_map(const CUtensorMap* map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
 
 // Products by a warpgroup: sums [64, N] += a [64, 16] b [N, 16]^T, f32 and 16-bit values. Thread t has those of a's rows
 // t / 32 * 16 + t % 32 / 4 and 8 further, and for every 8 rows of b those at t % 4 * 2 and 1 further: in fours (row 0: b 0, 1; row 8: b 0,
 // 1).
 
-/// Rows of 128 bytes in shared memory, every 8 at a multiple of 1024, where vector v of row r lies at v ^ (r % 8).
-__device__ inline uint64_t descriptor(const void* rows) {
-  return uint64_t(shared_address(rows) >> 4) | uint64_t(1) << 16 | uint64_t(64) << 32 | uint64_t(1) << 62;
+/// Rows of 128 bytes in shared memory, every 8 of which begin at a multiple of 1024, `apart` bytes further than the 8 before, and where
+/// vector v of row r lies at v ^ (r % 8).
+__device__ inline uint64_t descriptor(const void* rows, int apart) {
+  return uint64_t(shared_address(rows) >> 4) | uint64_t(1) << 16 | uint64_t(apart >> 4) << 32 | uint64_t(1) << 62;
 }
 __device__ inline void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ inline void products_wait() { asm volatile("wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
@@ -75,31 +88,23 @@ template <int N> __device__ inline void pin(float (&sums)[N]) {
 #define NEOX_R8 "%0,%1,%2,%3,%4,%5,%6,%7"
 #define NEOX_R16 NEOX_R8 ",%8,%9,%10,%11,%12,%13,%14,%15"
 #define NEOX_R32 NEOX_R16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
-#define NEOX_R64 \
-  NEOX_R32       \
-      ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-#define NEOX_PRODUCTS(T, type)                                                                                                            \
-  template <> struct Products<T> {                                                                                                        \
-    static __device__ void add(float (&d)[4], uint64_t a, uint64_t b) {                                                                   \
-      NEOX_PRODUCT("8", type, "%0,%1,%2,%3", "%4", "%5", "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]));                                 \
-    }                                                                                                                                     \
-    static __device__ void add(float (&d)[8], uint64_t a, uint64_t b) { NEOX_PRODUCT("16", type, NEOX_R8, "%8", "%9", NEOX_8(0)); }       \
-    static __device__ void add(float (&d)[16], uint64_t a, uint64_t b) {                                                                  \
-      NEOX_PRODUCT("32", type, NEOX_R16, "%16", "%17", NEOX_8(0), NEOX_8(8));                                                             \
-    }                                                                                                                                     \
-    static __device__ void add(float (&d)[32], uint64_t a, uint64_t b) {                                                                  \
-      NEOX_PRODUCT("64", type, NEOX_R32, "%32", "%33", NEOX_8(0), NEOX_8(8), NEOX_8(16), NEOX_8(24));                                     \
-    }                                                                                                                                     \
-    static __device__ void add(float (&d)[64], uint64_t a, uint64_t b) {                                                                  \
-      NEOX_PRODUCT("128", type, NEOX_R64, "%64", "%65", NEOX_8(0), NEOX_8(8), NEOX_8(16), NEOX_8(24), NEOX_8(32), NEOX_8(40), NEOX_8(48), \
-                   NEOX_8(56));                                                                                                           \
-    }                                                                                                                                     \
+#define NEOX_PRODUCTS(T, type)                                                                                                      \
+  template <> struct Products<T> {                                                                                                  \
+    static __device__ void add(float (&d)[4], uint64_t a, uint64_t b) {                                                             \
+      NEOX_PRODUCT("8", type, "%0,%1,%2,%3", "%4", "%5", "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]));                           \
+    }                                                                                                                               \
+    static __device__ void add(float (&d)[8], uint64_t a, uint64_t b) { NEOX_PRODUCT("16", type, NEOX_R8, "%8", "%9", NEOX_8(0)); } \
+    static __device__ void add(float (&d)[16], uint64_t a, uint64_t b) {                                                            \
+      NEOX_PRODUCT("32", type, NEOX_R16, "%16", "%17", NEOX_8(0), NEOX_8(8));                                                       \
+    }                                                                                                                               \
+    static __device__ void add(float (&d)[32], uint64_t a, uint64_t b) {                                                            \
+      NEOX_PRODUCT("64", type, NEOX_R32, "%32", "%33", NEOX_8(0), NEOX_8(8), NEOX_8(16), NEOX_8(24));                               \
+    }                                                                                                                               \
   }
 template <class T> struct Products;
 NEOX_PRODUCTS(__half, "f16");
 NEOX_PRODUCTS(__nv_bfloat16, "bf16");
 #undef NEOX_PRODUCTS
-#undef NEOX_R64
 #undef NEOX_R32
 #undef NEOX_R16
 #undef NEOX_R8

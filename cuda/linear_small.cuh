@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // linear for up to 8 rows (16 of f32): out = act(x W^T + bias), W [n, inputs] and x [rows, inputs] of type T.
-// W is walked in units: 128 rows by 128 bytes of inputs. All units, tile of outputs after tile, are cut into equal
+// W is walked in units (linear_units.cuh): 128 rows by 128 bytes of inputs. All units, tile of outputs after tile, are cut into equal
 // contiguous shares, one a CTA and one CTA an SM; each keeps a ring of units, with x's part beside W's, as large as shared memory allows,
 // so that many bytes are always on their way. A warp multiplies 16 rows of W by all of x.
 // A tile cut between CTAs is finished by the one that comes last, which adds the partial sums in their order: the order of summation
@@ -16,7 +16,7 @@
 namespace neox::cuda {
 
 constexpr int kSmallWarps = 8, kSmallThreads = kSmallWarps * 32;
-constexpr int kVectors = 8;  // of 16 bytes, in a unit's row
+constexpr int kVectors = kSmallVectors;
 constexpr int kMostStages = 13;
 
 /// sums[e] += 16 rows of w by 8 of x, both [rows][8 vectors of 16 bytes] in shared memory, where vector v of row r lies at v ^ (r % 8).

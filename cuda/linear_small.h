@@ -16,7 +16,7 @@ struct SmallPart {
   void* out = nullptr;                     // [rows, n]
   const void* bias = nullptr;              // [n] or null
   int64_t w_ld = 0, x_ld = 0, out_ld = 0;  // bytes, bytes, elements
-  int n = 0, vectors = 0, units = 0;       // inputs as vectors of 16 bytes, as units of 8 vectors
+  int n = 0, vectors = 0, units = 0;       // inputs as vectors of 16 bytes, and as units
   DType out_type = DType::f32, bias_type = DType::f32;
   Act act = Act::none;
 };
@@ -29,13 +29,15 @@ struct SmallCall {
   float4* partial;      // sums of cut tiles: small_kernel [CTAs][2][sums of a thread / 4][threads], stream_kernel [CTAs] of that
   unsigned* arrived;    // [CTAs][warps] how many of a cut tile's partial sums are there; 0 between calls
 };
-/// For stream_kernel (linear_stream.cuh): boxes of a unit of w, and of the part of x that belongs to it.
+/// For stream_kernel (linear_stream.cuh).
 struct StreamCall : SmallCall {
-  CUtensorMap w_boxes[2], x_boxes[2];
+  bool grouped;  // w by [64 inputs, 8 rows, inputs / 64, rows / 8], boxes of whole units; else by [inputs, rows], boxes of half units
+  CUtensorMap w_boxes[2], x_boxes[2];  // x by [inputs, rows]
 };
 
-constexpr int kTileRows = 128;     // of w
-constexpr int kMostStreamed = 64;  // rows of x
+constexpr int kTileRows = 128;                         // of w
+constexpr int kSmallVectors = 8, kStreamVectors = 16;  // of 16 bytes, in a unit's row
+constexpr int kMostStreamed = 64;                      // rows of x
 /// Rows of x that stream_kernel takes for so many.
 constexpr int streamed_rows(int rows) { return rows <= 8 ? 8 : rows <= 16 ? 16 : rows <= 32 ? 32 : 64; }
 

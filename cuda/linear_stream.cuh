@@ -18,7 +18,7 @@ namespace neox::cuda {
 
 constexpr int kStreamWarps = kTileRows / 16, kStreamThreads = (kStreamWarps + 1) * 32;  // the last warp copies
 constexpr int kRingBytes = 200 * 1024;
-constexpr int kUnitBytes = kTileRows * 128;
+constexpr int kUnitBytes = kTileRows * kStreamVectors * 16;
 
 /// The bits of an element of a bias: what would convert it, would wait for it.
 __device__ inline uint32_t bias_bits(const SmallPart& p, int column) {
@@ -39,8 +39,8 @@ __device__ inline uint32_t pair_of(float low, float high, __nv_bfloat16) {
 }
 
 template <class T, int R> struct Streamed {
-  static constexpr int kStage = kUnitBytes + R * 128, kStages = kRingBytes / kStage;
-  static constexpr int kPrefetched = 4;  // units after the ring's first; many more would push out what is needed sooner
+  static constexpr int kStage = kUnitBytes + R * kStreamVectors * 16, kStages = kRingBytes / kStage;
+  static constexpr int kPrefetched = 2;  // units after the ring's first; many more would push out what is needed sooner
   static constexpr int kSums = R / 2;    // of a thread
   struct Barriers {
     uint64_t full[kStages], empty[kStages];
@@ -67,24 +67,35 @@ template <class T, int R> struct Streamed {
     else if (lane == 0) copy();
   }
 
+  // A unit in the ring is [rows / 8][2][8 rows of 64 inputs], or, of weights that are not grouped, [2][rows of 64 inputs], as x is.
   __device__ void copy_w(int slot, const SmallCursor& c, uint64_t policy) const {
-    barrier_expect(barriers.full + slot, kStage);
-    copy_box(ring + slot * kStage, p.w_boxes + c.in_second(p), c.unit_of_source(p) * 64, c.tile * kTileRows, barriers.full + slot, policy);
+    uint8_t* const to = ring + slot * kStage;
+    const CUtensorMap* const map = p.w_boxes + c.in_second(p);
+    const int half = c.unit_of_source(p) * 2, row = c.tile * kTileRows;
+    uint64_t* const full = barriers.full + slot;
+    barrier_expect(full, kStage);
+    if (p.grouped) return copy_box(to, map, 0, 0, half, row / 8, full, policy);
+    for (int h = 0; h < 2; h++) copy_box(to + h * (kUnitBytes / 2), map, (half + h) * 64, row, full, policy);
+  }
+  __device__ void prefetch_w(const SmallCursor& c) const {
+    const CUtensorMap* const map = p.w_boxes + c.in_second(p);
+    const int half = c.unit_of_source(p) * 2, row = c.tile * kTileRows;
+    if (p.grouped) return prefetch_box(map, 0, 0, half, row / 8);
+    for (int h = 0; h < 2; h++) prefetch_box(map, (half + h) * 64, row);
   }
   __device__ void copy_x(int slot, const SmallCursor& c, uint64_t policy) const {
-    copy_box(ring + slot * kStage + kUnitBytes, p.x_boxes + c.in_second(p), c.unit_of_source(p) * 64, 0, barriers.full + slot, policy);
+    for (int h = 0; h < 2; h++)
+      copy_box(ring + slot * kStage + kUnitBytes + h * (R * 128), p.x_boxes + c.in_second(p), (c.unit_of_source(p) * 2 + h) * 64, 0,
+               barriers.full + slot, policy);
   }
   __device__ void copy() const {
     const uint64_t w_policy = l2_policy<Keep::briefly>(), x_policy = l2_policy<Keep::long_>();
     SmallCursor next(p, begin), x = next;
     const int first = min(kStages, count);
     for (int i = 0; i < first; i++) copy_w(i, next, w_policy), next.advance(p);
-    prefetch_matrix(p.x_boxes), prefetch_matrix(p.x_boxes + 1);
+    prefetch_map(p.x_boxes), prefetch_map(p.x_boxes + 1);
     SmallCursor later = next;
-    for (int i = first; i < min(first + kPrefetched, count); i++) {
-      prefetch_box(p.w_boxes + later.in_second(p), later.unit_of_source(p) * 64, later.tile * kTileRows);
-      later.advance(p);
-    }
+    for (int i = first; i < min(first + kPrefetched, count); i++) prefetch_w(later), later.advance(p);
     grid_wait();
     for (int i = 0; i < first; i++) copy_x(i, x, x_policy), x.advance(p);
     for (int i = first, slot = 0, parity = 0; i < count; i++) {
@@ -126,11 +137,14 @@ template <class T, int R> struct Streamed {
     }
   }
   __device__ void multiply_unit(const uint8_t* unit) {
-    const uint64_t w = descriptor(unit + warp / 4 * (64 * 128)), x = descriptor(unit + kUnitBytes);
+    const int apart = p.grouped ? 2048 : 1024, half = p.grouped ? 1024 : kUnitBytes / 2;  // 8 rows, and 64 inputs
+    const uint64_t w = descriptor(unit + warp / 4 * 8 * apart, apart), x = descriptor(unit + kUnitBytes, 1024);
     pin(sums);
     products_begin();
 #pragma unroll
-    for (int k = 0; k < 4; k++) Products<T>::add(sums, w + k * 2, x + k * 2);  // 16 inputs, 32 bytes
+    for (int h = 0; h < 2; h++)
+#pragma unroll
+      for (int k = 0; k < 4; k++) Products<T>::add(sums, w + (h * half >> 4) + k * 2, x + (h * R * 128 >> 4) + k * 2);  // 16 inputs
     products_wait();
     pin(sums);
   }

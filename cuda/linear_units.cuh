@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How the kernels for few rows walk through W: in units of 128 rows by 128 bytes of inputs, tile of outputs after tile.
+// How the kernels for few rows walk through W: in units of 128 rows by some inputs, tile of outputs after tile.
 // Two parts with outs of their own are tiles one after the other; two parts with one out are one tile's units one after the other.
 #pragma once
 #include "device.cuh"
