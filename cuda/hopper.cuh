@@ -32,11 +32,15 @@ __device__ inline void barrier_wait(uint64_t* b, int parity) {
 
 // Boxes of what a CUtensorMap describes, from the coordinates given on, its fastest one first.
 
-enum class Keep { briefly, long_ };  // in the L2 cache
-template <Keep keep> __device__ inline uint64_t l2_policy() {
+// A copy's policy says what the L2 cache drops sooner, or later, than all else.
+__device__ inline uint64_t drop_first() {
   uint64_t policy;
-  if constexpr (keep == Keep::briefly) asm("createpolicy.fractional.L2::evict_first.b64 %0;" : "=l"(policy));
-  else asm("createpolicy.fractional.L2::evict_last.b64 %0;" : "=l"(policy));
+  asm("createpolicy.fractional.L2::evict_first.b64 %0;" : "=l"(policy));
+  return policy;
+}
+__device__ inline uint64_t drop_last() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_last.b64 %0;" : "=l"(policy));
   return policy;
 }
 __device__ inline void copy_box(void* to, const CUtensorMap* map, int c0, int c1, uint64_t* arrival, uint64_t policy) {

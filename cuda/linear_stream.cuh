@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // linear for up to 64 rows on compute capability 9.0: out = act(x W^T + bias), W [n, inputs] and x [rows, inputs] of a 16-bit type T.
-// All units of W (linear_units.cuh) are cut into equal contiguous shares, one a CTA and one CTA an SM. One thread copies units of W, each
-// with its part of x beside it, into a ring; two warpgroups multiply, W being the tensor cores' M side and x their N side.
+// W is walked in units (linear_units.cuh): 128 rows by 256 bytes of inputs. All units are cut into equal contiguous shares, one a CTA and
+// one CTA an SM. One thread copies units, each with its part of x beside it, into a ring; two warpgroups multiply, W being the tensor
+// cores' M side and x their N side.
 // A tile cut between CTAs is finished by the one that has its beginning, which comes to it last: it waits for the others' sums and adds
-// them in their order, so the order of summation depends on the shape and the card alone. CTAs wait only for later ones, and for nothing
-// that another kernel does, so they need not all be there at once.
+// them in their order, so the order of summation depends on the shape and the card alone. CTAs wait only for later ones of their kernel,
+// whose sums come first of all that those do: they need not all be there at once.
 // The ring's first units of W, and the next few as far as the L2 cache, are fetched before the kernel before has ended; x only then.
-// A ring takes more than half of an SM's shared memory: two CTAs on an SM would have half of the SMs read nothing. It leaves room for the
-// row that add_norm keeps there, whose CTAs can then wait beside it.
+// A ring takes more than half of an SM's shared memory: where two such CTAs fit on an SM, kernels that start early come to lie two on some
+// SMs and none on others. It leaves room for the row that add_norm keeps there, whose CTAs can then wait beside it.
 // Floor: W read once from memory; x, once a CTA and tile, from L2. Instantiations: 8 (f16, bf16 x 8, 16, 32, 64 rows).
 #pragma once
 #include "activate.cuh"
@@ -89,7 +90,7 @@ template <class T, int R> struct Streamed {
                barriers.full + slot, policy);
   }
   __device__ void copy() const {
-    const uint64_t w_policy = l2_policy<Keep::briefly>(), x_policy = l2_policy<Keep::long_>();
+    const uint64_t w_policy = drop_first(), x_policy = drop_last();
     SmallCursor next(p, begin), x = next;
     const int first = min(kStages, count);
     for (int i = 0; i < first; i++) copy_w(i, next, w_policy), next.advance(p);

@@ -229,7 +229,8 @@ TEST_P(LinearOp, AWeightIsRoundedToNearestEvenWhenItIsPacked) {
 /// Rows and shapes at which a backend may change its ways: few rows, tiles of outputs cut short, inputs of whole vectors but not whole
 /// tiles.
 constexpr int64_t kFewRows[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65};
-constexpr std::array<int64_t, 3> kTwoParts[] = {{129, 72, 1000}, {300, 2056, 64}, {1, 8, 16}, {1031, 520, 136}, {128, 4096, 8}, {264, 192, 320}};
+constexpr std::array<int64_t, 3> kTwoParts[] = {{129, 72, 1000},  {300, 2056, 64}, {1, 8, 16},
+                                                {1031, 520, 136}, {128, 4096, 8},  {264, 192, 320}};
 
 TEST_P(LinearOp, AgreesWithTheReferenceForEveryFewRows) {
   Random random(15);
