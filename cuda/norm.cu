@@ -15,19 +15,20 @@ template <bool Vector, class E> __global__ __launch_bounds__(kNormThreads) void 
   grid_launch();
   grid_wait();
   float* x = r.x + blockIdx.x * r.x_ld;
-  for (int c = threadIdx.x * 4; c < r.cols; c += blockDim.x * 4) {
-    Pack<float, 4> v = load<Vector>(x, c, r.cols);
-    if (r.add) {
-      const Pack<float, 4> add = load<Vector>(r.add + blockIdx.x * r.add_ld, c, r.cols);
-      for (int i = 0; i < 4; i++) v.v[i] += add.v[i];
+  for_fours(r.cols, [&](int first) {
+    Fours v = Fours::load<Vector>(x, first, r.cols), add, bias;
+    if (r.add) add = Fours::load<Vector>(r.add + blockIdx.x * r.add_ld, first, r.cols);
+    if (r.bias) bias = Fours::load<Vector>(r.bias, first, r.cols);
+#pragma unroll
+    for (int j = 0; j < kFours; j++) {
+      const int c = Fours::c(first, j);
+      if (c >= r.cols) continue;
+      for (int i = 0; r.add && i < 4; i++) v.of[j].v[i] += add.of[j].v[i];
+      for (int i = 0; r.bias && i < 4; i++) v.of[j].v[i] += bias.of[j].v[i];
+      if (r.add || r.bias) store<Vector>(x, c, r.cols, v.of[j]);
+      row[c / 4] = v.of[j];
     }
-    if (r.bias) {
-      const Pack<float, 4> bias = load<Vector>(r.bias, c, r.cols);
-      for (int i = 0; i < 4; i++) v.v[i] += bias.v[i];
-    }
-    if (r.add || r.bias) store<Vector>(x, c, r.cols, v);
-    row[c / 4] = v;
-  }
+  });
   norm_row<Vector, E>(r, row);
 }
 

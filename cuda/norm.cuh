@@ -30,14 +30,34 @@ template <bool Vector> __device__ Pack<float, 4> load(const float* row, int c, i
   Pack<float, 4> p;
   if constexpr (Vector) p = *reinterpret_cast<const Pack<float, 4>*>(row + c);
   else
+#pragma unroll
     for (int i = 0; i < 4; i++) p.v[i] = c + i < cols ? row[c + i] : 0.f;
   return p;
+}
+
+/// This thread's columns, some fours at a time, of which the i-th begins at c(i).
+constexpr int kFours = 3;  // 6144 columns of 512 threads
+struct Fours {
+  Pack<float, 4> of[kFours];
+  static __device__ int c(int first, int i) { return first + i * int(blockDim.x) * 4; }
+  /// All on their way at once: what is stored between two loads would make the second wait for the first.
+  template <bool Vector> __device__ static Fours load(const float* row, int first, int cols) {
+    Fours f = {};
+#pragma unroll
+    for (int i = 0; i < kFours; i++)
+      if (c(first, i) < cols) f.of[i] = cuda::load<Vector>(row, c(first, i), cols);
+    return f;
+  }
+};
+template <class Body> __device__ void for_fours(int cols, Body body) {  // body(the first's c)
+  for (int first = threadIdx.x * 4; first < cols; first += kFours * blockDim.x * 4) body(first);
 }
 template <bool Vector, class E> __device__ void store(E* row, int c, int cols, const Pack<float, 4>& p) {
   Pack<E, 4> narrowed;
   for (int i = 0; i < 4; i++) narrowed.v[i] = narrow<E>(p.v[i]);
   if constexpr (Vector) *reinterpret_cast<Pack<E, 4>*>(row + c) = narrowed;
   else
+#pragma unroll
     for (int i = 0; i < 4; i++)
       if (c + i < cols) row[c + i] = narrowed.v[i];
 }
@@ -46,12 +66,17 @@ template <bool Vector, class E>
 __device__ void normalize(const Pack<float, 4>* row, float mean, float variance, const Normed& n, int cols) {
   const float scale = 1.f / sqrtf(variance + n.eps);
   E* out = static_cast<E*>(n.out) + blockIdx.x * n.ld;
-  for (int c = threadIdx.x * 4; c < cols; c += blockDim.x * 4) {
-    const Pack<float, 4> gamma = load<Vector>(n.gamma, c, cols), beta = load<Vector>(n.beta, c, cols);
-    Pack<float, 4> y = row[c / 4];
-    for (int i = 0; i < 4; i++) y.v[i] = fmaf((y.v[i] - mean) * scale, gamma.v[i], beta.v[i]);
-    store<Vector>(out, c, cols, y);
-  }
+  for_fours(cols, [&](int first) {
+    const Fours gamma = Fours::load<Vector>(n.gamma, first, cols), beta = Fours::load<Vector>(n.beta, first, cols);
+#pragma unroll
+    for (int j = 0; j < kFours; j++) {
+      const int c = Fours::c(first, j);
+      if (c >= cols) continue;
+      Pack<float, 4> y = row[c / 4];
+      for (int i = 0; i < 4; i++) y.v[i] = fmaf((y.v[i] - mean) * scale, gamma.of[j].v[i], beta.of[j].v[i]);
+      store<Vector>(out, c, cols, y);
+    }
+  });
 }
 
 /// row [ceil(cols / 4)]: the new x, of which a thread reads what its own columns are.
