@@ -8,7 +8,7 @@
 namespace neox::cuda {
 namespace {
 
-constexpr size_t kCounts = attn::kMaxShares * sizeof(unsigned);
+constexpr size_t kCounts = attn::kCounts * sizeof(unsigned);
 
 bool rows_aligned(const Tensor& t) { return (reinterpret_cast<uintptr_t>(t.data) | uintptr_t(t.ld) * size_of(t.dtype)) % 16 == 0; }
 
@@ -25,6 +25,7 @@ attn::Args arguments(const AttentionArgs& a, void* workspace) {
           .cos_sin = a.rope.cos_sin,
           .partial = reinterpret_cast<float*>(static_cast<char*>(workspace) + kCounts),
           .arrived = static_cast<unsigned*>(workspace),
+          .dealt = static_cast<unsigned*>(workspace) + attn::kMaxShares,
           .qkv_ld = a.qkv.ld,
           .out_ld = a.out.ld,
           .tokens = a.step.tokens,

@@ -13,6 +13,7 @@ namespace neox::cuda::attn {
 
 constexpr int kUnit = 16;        // positions of one head that decode shares out; a page holds a whole number of them
 constexpr int kMaxShares = 512;  // CTAs of a decode kernel at most
+constexpr int kCounts = kMaxShares + 1;
 
 /// One call, as kernels get it. Pages: [pages][heads][block][head_dim].
 struct Args {
@@ -23,6 +24,7 @@ struct Args {
   const float* cos_sin;                                   // as in Rope
   float* partial;                                         // [kMaxShares][2][head_dim + 2] sums, maximum (base 2), weight
   unsigned* arrived;                                      // [kMaxShares] how many of a cut head's partials are there
+  unsigned* dealt;  // tiles that CTAs of a prefill kernel have taken beyond their first; 0 between them
   int64_t qkv_ld, out_ld;
   int32_t tokens, seqs, blocks_ld, half, heads, head_dim, block;
   float scale;
@@ -47,6 +49,15 @@ __device__ inline float2 widen(__nv_bfloat162 x) { return __bfloat1622float2(x);
 template <class T> struct Pair;
 template <> struct Pair<__half> { using type = __half2; };
 template <> struct Pair<__nv_bfloat16> { using type = __nv_bfloat162; };
+
+__device__ inline uint32_t pack(float a, float b, __half) {
+  const __half2 h = __floats2half2_rn(a, b);
+  return reinterpret_cast<const uint32_t&>(h);
+}
+__device__ inline uint32_t pack(float a, float b, __nv_bfloat16) {
+  const __nv_bfloat162 h = __floats2bfloat162_rn(a, b);
+  return reinterpret_cast<const uint32_t&>(h);
+}
 
 /// Eight 16-bit values as they came from memory.
 template <class T> __device__ inline void widen8(const uint4& raw, float (&x)[8]) {
@@ -88,6 +99,12 @@ __device__ inline void store8(void* p, DType t, int64_t i, bool aligned, const f
 __device__ inline int64_t unit_at(const Args& p, int s, int h, int position) {
   const int page = p.blocks[int64_t(s) * p.blocks_ld + position / p.block];
   return ((int64_t(page) * p.heads + h) * p.block + position % p.block) * p.head_dim;
+}
+
+/// How many tiles of so many rows the sequences that are taken may have.
+inline unsigned most_tiles(const Args& args, int32_t max_q, int rows) {
+  const int64_t any = int64_t(args.tokens) / rows + std::min(args.seqs, args.tokens / args.least_rows);
+  return unsigned(std::min<int64_t>(any, int64_t(args.seqs) * ((max_q + rows - 1) / rows)));
 }
 
 /// Sequences have count(s) pieces of work each. The CTA learns how many there are in all, and may ask whose the i-th is. scratch is shared

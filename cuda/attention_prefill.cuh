@@ -4,20 +4,11 @@
 // f32, O += P v, by mma m16n8k16. q, k and v lie in shared memory as [row][DP + 8] (odd multiples of 16 bytes: ldmatrix without bank
 // clashes), columns past head_dim and keys past kv_len as zeros. v's copy runs beside S, the next k's beside O.
 // Floor: 4 head_dim operations per row, head and key seen; q and out once, k and v once per tile from L2.
-// mma.sync reaches about 60 % of the card's rate on sm_90; 4 warps of 32 rows, two CTAs an SM, come near that.
+// Where code is compiled for sm_90a, attention_prefill_warpgroups.cuh takes its place.
 #pragma once
 #include "attention_common.cuh"
 
 namespace neox::cuda::attn {
-
-__device__ inline uint32_t pack(float a, float b, __half) {
-  const __half2 h = __floats2half2_rn(a, b);
-  return reinterpret_cast<const uint32_t&>(h);
-}
-__device__ inline uint32_t pack(float a, float b, __nv_bfloat16) {
-  const __nv_bfloat162 h = __floats2bfloat162_rn(a, b);
-  return reinterpret_cast<const uint32_t&>(h);
-}
 
 /// Tiles of a sequence's rows, if they are as many as these kernels are to take.
 template <int Rows> __device__ inline int tiles_of(const Args& p, int s) {
@@ -40,6 +31,7 @@ struct Tile {
 
 /// DP: head_dim, padded. Tiles: of 16 rows, a warp's. Keys: in a step.
 template <class T, int DP, int Tiles, int Warps, int Keys> struct Prefill {
+  static constexpr bool kReplaced = kWarpgroups;
   static constexpr int kThreads = Warps * 32, kRows = Tiles * Warps * 16, kLd = DP + 8, kVectors = DP / 8;
   static constexpr int kBytes = (kRows + 2 * Keys) * kLd * 2;
   // Keys fetched at once, whole vectors side by side; with some head sizes a few threads have nothing to fetch.
@@ -225,22 +217,19 @@ template <class T, int DP, int Tiles, int Warps, int Keys> struct Prefill {
 
 /// grid: (tiles of all sequences, at most; heads). Tiles in reverse, so that those with most keys come first.
 template <class P, int Ctas> __global__ void __launch_bounds__(P::kThreads, Ctas) prefill_kernel(const __grid_constant__ Args p) {
-  extern __shared__ __align__(128) uint8_t memory[];
-  __shared__ int scratch[P::kThreads / 32 + 2];
-  const auto count = [&](int s) { return tiles_of<P::kRows>(p, s); };
-  const Shares shares(p.seqs, scratch, count);
-  if (int(blockIdx.x) >= shares.total) return grid_wait();
-  const int2 place = shares.find(shares.total - 1 - int(blockIdx.x), scratch, count);
-  const Tile tile(p, place.x, place.y * P::kRows, P::kRows);
-  grid_wait();
-  P(p, tile, blockIdx.y, memory).run();
+  if constexpr (!P::kReplaced) {
+    extern __shared__ __align__(128) uint8_t memory[];
+    __shared__ int scratch[P::kThreads / 32 + 2];
+    const auto count = [&](int s) { return tiles_of<P::kRows>(p, s); };
+    const Shares shares(p.seqs, scratch, count);
+    if (int(blockIdx.x) >= shares.total) return grid_wait();
+    const int2 place = shares.find(shares.total - 1 - int(blockIdx.x), scratch, count);
+    const Tile tile(p, place.x, place.y * P::kRows, P::kRows);
+    grid_wait();
+    P(p, tile, blockIdx.y, memory).run();
+  }
 }
 
-/// How many tiles of so many rows the sequences that are taken may have.
-inline unsigned most_tiles(const Args& args, int32_t max_q, int rows) {
-  const int64_t any = int64_t(args.tokens) / rows + std::min(args.seqs, args.tokens / args.least_rows);
-  return unsigned(std::min<int64_t>(any, int64_t(args.seqs) * ((max_q + rows - 1) / rows)));
-}
 template <class P, int Ctas> void prefill_with(const Args& args, int32_t max_q, const Stream& stream) {
   const dim3 grid(most_tiles(args, max_q, P::kRows), unsigned(args.heads));
   if (!grid.x) return;

@@ -10,6 +10,7 @@ namespace neox::cuda::attn {
 namespace {
 
 template <int DP, int Rows> struct Plain {
+  static constexpr bool kReplaced = false;
   static constexpr int kRows = Rows, kThreads = Rows / 4 * 16, kKeys = 32, kLd = DP + 4, kScoreLd = kKeys + 4, kVectors = DP / 8;
   static constexpr int kBytes = (kRows * kLd + kKeys * kLd + kRows * kScoreLd) * 4;
 

@@ -57,6 +57,18 @@ __device__ inline void copy_box(void* to, const CUtensorMap* map, int c0, int c1
       "l"(map), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(shared_address(arrival)), "l"(policy)
       : "memory");
 }
+__device__ inline void copy_box(void* to, const CUtensorMap* map, int c0, int c1, uint64_t* arrival) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(shared_address(to)),
+      "l"(map), "r"(c0), "r"(c1), "r"(shared_address(arrival))
+      : "memory");
+}
+__device__ inline void copy_box(void* to, const CUtensorMap* map, int c0, int c1, int c2, uint64_t* arrival) {
+  asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(
+                   shared_address(to)),
+               "l"(map), "r"(c0), "r"(c1), "r"(c2), "r"(shared_address(arrival))
+               : "memory");
+}
 // No farther than into the L2 cache.
 __device__ inline void prefetch_box(const CUtensorMap* map, int c0, int c1) {
   asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(map), "r"(c0), "r"(c1) : "memory");
@@ -66,6 +78,20 @@ __device__ inline void prefetch_box(const CUtensorMap* map, int c0, int c1, int 
                : "memory");
 }
 __device__ inline void prefetch_map(const CUtensorMap* map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
+
+/// True in one lane of a whole warp. The compiler knows that it is one, and makes no loop over lanes of what they copy.
+__device__ inline bool one_of_warp() {
+  uint32_t one;
+  asm volatile("{ .reg .pred p; elect.sync _|p, 0xffffffff; selp.u32 %0, 1, 0, p; }" : "=r"(one));
+  return one;
+}
+
+// How many registers a warpgroup's threads have from here on, of those that the kernel was launched with.
+template <int Registers> __device__ inline void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers)); }
+template <int Registers> __device__ inline void give_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers)); }
+
+/// What this thread has stored in shared memory is seen by products that start later; a barrier tells others' threads.
+__device__ inline void publish_to_products() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // Products by a warpgroup: sums [64, N] += a [64, 16] b [N, 16]^T, f32 and 16-bit values. Thread t has those of a's rows
 // t / 32 * 16 + t % 32 / 4 and 8 further, and for every 8 rows of b those at t % 4 * 2 and 1 further: in fours (row 0: b 0, 1; row 8: b 0,

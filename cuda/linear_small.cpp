@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "linear_small.h"
 
-#include <cudaTypedefs.h>
-
 #include <algorithm>
 #include <climits>
+
+#include "boxes.h"
 
 namespace neox::cuda {
 namespace {
@@ -55,29 +55,6 @@ SmallCall call_of(std::initializer_list<LinearArgs> parts, int unit, void* parti
   return call;
 }
 
-/// Boxes of 16-bit values, their rows of 128 bytes swizzled as descriptor() has it, with zeros past the ends. steps: elements between
-/// neighbours, from the second coordinate on. The L2 cache reads 128 bytes at a time: with 256 weights come 5 to 9 % slower.
-template <size_t rank>
-CUtensorMap boxes(void* data, const cuuint64_t (&sizes)[rank], const cuuint64_t (&steps)[rank - 1], const cuuint32_t (&box)[rank]) {
-  static const auto encode = [] {
-    void* found = nullptr;
-    cudaDriverEntryPointQueryResult result;
-    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result), "look for tensor maps");
-    if (!found) fail(ErrorKind::runtime, "CUDA: the driver has no cuTensorMapEncodeTiled, which came with CUDA 12.0");
-    return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(found);
-  }();
-  cuuint64_t bytes[rank - 1];
-  cuuint32_t each[rank];
-  std::transform(std::begin(steps), std::end(steps), bytes, [](cuuint64_t step) { return step * 2; });
-  std::fill_n(each, rank, 1);
-  CUtensorMap map;
-  const CUresult result = encode(&map, CU_TENSOR_MAP_DATA_TYPE_UINT16, rank, data, sizes, bytes, box, each, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                                 CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result != CUDA_SUCCESS)
-    fail(ErrorKind::runtime, "CUDA: describe a matrix whose fastest coordinates are of ", sizes[0], " and ", sizes[1], ", ", steps[0],
-         " elements apart: error ", int(result));
-  return map;
-}
 CUtensorMap boxes_of(const Tensor& t, int rows) {
   return boxes<2>(t.data, {cuuint64_t(t.cols), cuuint64_t(t.rows)}, {cuuint64_t(t.ld)}, {64, cuuint32_t(rows)});
 }

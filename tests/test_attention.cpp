@@ -96,15 +96,32 @@ TEST_P(AttentionOp, AgreesWithTheReferenceOverLongSequences) {
   }
 }
 
+/// Kernels take rows by 64 to 192 and keys by 64 to 128.
+TEST_P(AttentionOp, AgreesWithTheReferenceWhereTilesOfRowsAndBlocksOfKeysEnd) {
+  for (int head_dim : {64, 72, 80, 96, 128, 256}) {
+    const Shape shape{.heads = 2,
+                      .head_dim = head_dim,
+                      .half = head_dim / 8,
+                      .kv = DType::f16,
+                      .block = 32,
+                      .lengths = {63, 64, 65, 96, 97, 127, 128, 129, 191, 192, 193, 257}};
+    expect_reference(*backend_, shape, whole(shape));
+    for (int rows : {2, 64, 97, 128}) expect_reference(*backend_, shape, chunked(shape, rows), {.padding_rows = 3});
+  }
+}
+
 TEST_P(AttentionOp, PaddingRowsStoreNothing) {
   const Shape shape{.lengths = kRagged};
   expect_reference(*backend_, shape, mixed(shape, 5), {.padding_rows = 9});  // the run checks that free pages keep their NaN
 }
 
 TEST_P(AttentionOp, RowsMayBeFartherApartThanTheyAreLong) {
-  const Shape shape{.heads = 3, .head_dim = 24, .half = 3, .lengths = kRagged};
-  expect_reference(*backend_, shape, mixed(shape, 6), {.pad = 16});
-  expect_reference(*backend_, shape, mixed(shape, 6), {.pad = 5});
+  for (DType kv : page_types(*backend_))
+    for (int head_dim : {24, 96}) {
+      const Shape shape{.heads = 3, .head_dim = head_dim, .half = head_dim / 8, .kv = kv, .lengths = kRagged};
+      expect_reference(*backend_, shape, mixed(shape, 6), {.pad = 16});
+      expect_reference(*backend_, shape, mixed(shape, 6), {.pad = 5});
+    }
 }
 
 TEST_P(AttentionOp, LargeScoresDoNotOverflow) {
@@ -149,7 +166,7 @@ TEST_P(AttentionWithScoresOfTheModelsType, IsAsFarFromTheReferenceAsTheirRoundin
 
 TEST_P(AttentionRowBits, ARowHasTheSameBitsAloneAndInAnyBatchChunkedOrWhole) {
   for (DType kv : page_types(*backend_))
-    for (int head_dim : {24, 64}) {
+    for (int head_dim : {24, 64, 96, 128, 256}) {
       const Shape shape{
           .heads = 3, .head_dim = head_dim, .half = head_dim / 8, .kv = kv, .block = 16, .lengths = {1, 15, 16, 17, 33, 270, 64}};
       const Sequences sequences = make_sequences(shape, backend_->activation_dtype(kv));
