@@ -87,8 +87,15 @@ void time_all() {
   cudaDeviceProp card;
   ok(cudaGetDeviceProperties(&card, 0), "properties");
   std::printf("%s: plain read %.2f TB/s; prefill limits at 750 TFLOP/s\n", card.name, rate / 1e6);
-  for (const Shape& shape :
-       {Shape{1, 512, 1}, {1, 2048, 1}, {8, 1024, 1}, {64, 576, 1}, {64, 2048, 1}, {8, 512, 512}, {1, 2048, 2048}, {4, 2048, 2048}})
+  for (const Shape& shape : {Shape{1, 512, 1},
+                             {1, 2048, 1},
+                             {8, 1024, 1},
+                             {64, 576, 1},
+                             {64, 2048, 1},
+                             {1, 512, 512},
+                             {8, 512, 512},
+                             {1, 2048, 2048},
+                             {4, 2048, 2048}})
     time_one(shape, rate, stream);
   for (int head_dim : {64, 128, 256, 32})
     for (const Shape& shape : {Shape{64, 576, 1, head_dim}, {1, 2048, 2048, head_dim}}) time_one(shape, rate, stream);
