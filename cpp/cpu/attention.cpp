@@ -78,15 +78,27 @@ struct HeadTile {
   float* scores;  // [R, scores_ld]
   int64_t scores_ld;
   int32_t seen;
+  int32_t next_head;  // whose keys are read after these values
 
-  const void* block(const void* cache, int64_t position) const {  // of 16 positions from `position` on
+  const void* block(const void* cache, int64_t position) const { return block(cache, position, head); }
+  const void* block(const void* cache, int64_t position, int32_t of) const {  // of 16 positions from `position` on
     const int64_t page = table[position / a.kv.block], sub = position % a.kv.block / kLanes;
-    return static_cast<const char*>(cache) + page * layout.page + head * layout.head + sub * layout.sub;
+    return static_cast<const char*>(cache) + page * layout.page + of * layout.head + sub * layout.sub;
+  }
+  // What is read so many positions later, out of `last`: keys, then values, then the next head's keys.
+  const void* after_key(int64_t position, int64_t last) const {
+    return position < last ? block(a.kv.k, position) : block(a.kv.v, (position - last) / kLanes * kLanes % last);
+  }
+  const void* after_value(int64_t position, int64_t last) const {
+    return position < last ? block(a.kv.v, position) : block(a.kv.k, (position - last) / kLanes * kLanes % last, next_head);
   }
   const float* scales(const void* block) const { return reinterpret_cast<const float*>(static_cast<const char*>(block) + layout.scale); }
 };
 
-// Reads one line of what will be wanted next. A function of its own: g++ 12 drops a lambda that holds only a prefetch.
+// How many positions ahead lines are asked for: what one row does with a line takes less time than the line's way from memory; the lines of
+// many rows lie in a cache.
+template <int R> constexpr int kAhead = kLanes*(R == 1 ? 8 : kSideBySide<R>);
+// Reads one line of what will be wanted then. A function of its own: g++ 12 drops a lambda that holds only a prefetch.
 INL void fetch(const void* base, int64_t bytes) { __builtin_prefetch(static_cast<const char*>(base) + bytes, 0, 2); }
 
 template <DType T, int R, int P> INL void score_blocks(const HeadTile& t, int64_t position, int64_t end) {
@@ -95,7 +107,7 @@ template <DType T, int R, int P> INL void score_blocks(const HeadTile& t, int64_
   F acc[P][R];
   each<P>([&](auto p) {
     k[p] = t.block(t.a.kv.k, position + p * kLanes);
-    next[p] = position + (P + p) * kLanes < end ? t.block(t.a.kv.k, position + (P + p) * kLanes) : k[p];
+    next[p] = t.after_key(position + kAhead<R> + p * kLanes, end);
     each<R>([&](auto r) { acc[p][r] = set1(0.f); });
   });
   for (int64_t d = 0; d < t.a.kv.head_dim; d++) {
@@ -145,7 +157,7 @@ template <DType T, int R, int C> INL void weigh(const HeadTile& t, int64_t c, co
     each<R>([&](auto r) { each<C>([&](auto j) { part[r][j] = set1(0.f); }); });
     for (int64_t block = begin; block < end; block += kLanes) {
       const void* v = t.block(t.a.kv.v, block);
-      const void* next = block + kLanes < last ? t.block(t.a.kv.v, block + kLanes) : v;
+      const void* next = t.after_value(block + kAhead<R>, last);
       const int64_t stop = std::min<int64_t>(block + kLanes, end);
       auto values = [&](int64_t position, F* x) {
         const int64_t at = (position - block) * t.layout.row + c * kLanes;
@@ -248,7 +260,8 @@ void attend(const AttentionTask& task, const AttentionItem& item) {
                      .out_ld = a.out.ld,
                      .scores = task.scores,
                      .scores_ld = task.scores_ld,
-                     .seen = seen};
+                     .seen = seen,
+                     .next_head = std::min(h + 1, item.head + item.heads - 1)};
     dispatch_pages(a.kv.dtype, [&](auto type) { ByRows<type>::table[item.rows](t); });
   }
 }
