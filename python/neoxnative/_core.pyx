@@ -36,6 +36,12 @@ cdef dict _FINISH = {
 }
 
 
+cdef str _text(str name, value, str expected="a string"):
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {value!r}, expected {expected}")
+    return value
+
+
 cdef int32_t _int32(str name, value) except? -1:
     try:
         return index(value)
@@ -227,8 +233,8 @@ cdef neox.Ids _ids(const int32_t[::1] ids) noexcept:
 cdef class Engine:
     cdef unique_ptr[neox.Engine] engine
 
-    def __cinit__(self, *, str model, str load_format, str model_config, str dtype, str quantization, str device, str kv_cache_dtype, str isa, str attention,
-                  str unfused_scores, str gemm_config, quantization_group_size, kv_cache_memory, block_size, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads,
+    def __cinit__(self, *, str model, load_format, str model_config, str dtype, quantization, device, str kv_cache_dtype, isa, attention,
+                  unfused_scores, str gemm_config, quantization_group_size, kv_cache_memory, block_size, max_model_len, max_num_seqs, max_num_batched_tokens, num_threads,
                   max_logprobs, enable_prefix_caching, async_scheduling, record_steps, programmatic_launch, seed, on_layer_loaded,
                   tensor_parallel_size, pipeline_parallel_size, str ranks, mpi_comm, str mpi_library, comm_timeout, list devices, bint custom_all_reduce,
                   bint deterministic, tasks, str task_folder):
@@ -239,11 +245,12 @@ cdef class Engine:
             with nogil:
                 c.prompt_learning = neox.read_prompt_learning(ini, string(b"gptneox"), folder)
         _fill_tasks(c.prompt_learning, tasks)
-        c.model, c.load_format, c.model_config, c.dtype, c.device = model, load_format, model_config, dtype, device
-        c.deterministic = deterministic
-        c.quantization, c.quantization_group_size = quantization, _int32("quantization_group_size", quantization_group_size)
-        c.kv_cache_dtype, c.isa = kv_cache_dtype, isa
-        c.attention, c.unfused_scores, c.gemm_config = attention, unfused_scores, gemm_config
+        c.model, c.model_config, c.gemm_config, c.deterministic = model, model_config, gemm_config, deterministic
+        c.load_format, c.device, c.isa = _text("load_format", load_format), _text("device", device), _text("isa", isa)
+        c.dtype, c.kv_cache_dtype = dtype, kv_cache_dtype
+        c.quantization = _text("quantization", quantization, "a string: none, int8, w8a8, int4 or w4a8")
+        c.quantization_group_size = _int32("quantization_group_size", quantization_group_size)
+        c.attention, c.unfused_scores = _text("attention", attention), _text("unfused_scores", unfused_scores)
         c.kv_cache_memory = _int64("kv_cache_memory", kv_cache_memory)
         c.block_size = _int32("block_size", block_size)
         c.max_model_len = _int32("max_model_len", max_model_len)

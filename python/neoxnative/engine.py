@@ -122,7 +122,7 @@ class Engine(AsyncCalls):
         comm_timeout: float = 60.0,
         prompt_learning: PromptLearning | None = None,
     ) -> None:
-        if model is None and dtype_name(dtype) == "auto":
+        if model is None and dtype_name("dtype", dtype) == "auto":
             dtype = "float32"
         folder = resolve_model(DEMO_MODEL if model is None else model, revision, weights=load_format != "dummy")
         model_config, own_tokenizer = own_files(folder)
@@ -132,11 +132,11 @@ class Engine(AsyncCalls):
                 model=str(folder),
                 load_format=load_format,
                 model_config=model_config,
-                dtype=dtype_name(dtype),
+                dtype=dtype_name("dtype", dtype),
                 quantization="auto" if quantization is None else quantization,
                 quantization_group_size=quantization_group_size or 0,
                 device=device,
-                kv_cache_dtype=dtype_name(kv_cache_dtype),
+                kv_cache_dtype=dtype_name("kv_cache_dtype", kv_cache_dtype),
                 isa=isa,
                 kv_cache_memory=kv_cache_memory or 0,
                 block_size=block_size,

@@ -131,5 +131,10 @@ def _phrases(name: str, value: str | Iterable[str | Iterable[int]]) -> tuple[str
     return tuple(made)
 
 
-def dtype_name(dtype: str | DTypeLike) -> str:
-    return dtype if isinstance(dtype, str) else np.dtype(dtype).name
+def dtype_name(name: str, dtype: str | DTypeLike) -> str:
+    if isinstance(dtype, str):
+        return dtype
+    try:
+        return np.dtype(dtype).name
+    except TypeError:
+        raise TypeError(f"{name} is {dtype!r}, expected a string or a type of numpy's") from None

@@ -26,6 +26,10 @@ PAGE = 2 * TINY.layers * 16 * TINY.heads * 16 * 4  # bytes: (k, v) * layers * po
     [
         ({"dtype": "float8"}, ValueError, "^dtype is 'float8', expected auto, float32, float16 or bfloat16"),
         ({"kv_cache_dtype": "int4"}, ValueError, "^kv_cache_dtype is 'int4', expected auto, float32, float16, bfloat16 or int8"),
+        ({"dtype": 5}, TypeError, "^dtype is 5, expected a string or a type of numpy's"),
+        ({"kv_cache_dtype": 5}, TypeError, "^kv_cache_dtype is 5, expected a string or a type of numpy's"),
+        ({"quantization": 5}, TypeError, "^quantization is 5, expected a string: none, int8, w8a8, int4 or w4a8"),
+        ({"device": 5}, TypeError, "^device is 5, expected a string"),
         ({"dtype": np.int32}, ValueError, "^dtype is 'int32', expected auto, float32"),
         ({"device": "tpu"}, ValueError, "device is 'tpu', expected auto, cpu or cuda"),
         ({"device": "cpu", "isa": "sse9"}, ValueError, "isa is 'sse9', expected auto, .*generic"),
