@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The attention op: rotate and append, then decode rows (a sequence's single row) and prefill rows (more than one) by a kernel each. Which
-// sequence is which the kernels read from q_start, so that a recorded step may hold any mixture within its bounds.
+// The attention op. Where all rows are single ones of their sequences, decode rotates, appends and attends in one kernel. Else rotate and
+// append come first, then decode rows (a sequence's single row) and prefill rows (more than one) by a kernel each. Which sequence is which
+// the kernels read from q_start, so that a recorded step may hold any mixture within its bounds.
 #include "attention.h"
 
 #include "attention_common.cuh"
@@ -8,7 +9,7 @@
 namespace neox::cuda {
 namespace {
 
-constexpr size_t kCounts = attn::kCounts * sizeof(unsigned);
+static_assert(kAttentionZeroed == attn::kCounts * sizeof(unsigned));
 
 bool rows_aligned(const Tensor& t) { return (reinterpret_cast<uintptr_t>(t.data) | uintptr_t(t.ld) * size_of(t.dtype)) % 16 == 0; }
 
@@ -23,7 +24,7 @@ attn::Args arguments(const AttentionArgs& a, void* workspace) {
           .kv_len = a.step.kv_len,
           .blocks = a.step.blocks,
           .cos_sin = a.rope.cos_sin,
-          .partial = reinterpret_cast<float*>(static_cast<char*>(workspace) + kCounts),
+          .partial = reinterpret_cast<float*>(static_cast<char*>(workspace) + kAttentionZeroed),
           .arrived = static_cast<unsigned*>(workspace),
           .dealt = static_cast<unsigned*>(workspace) + attn::kMaxShares,
           .qkv_ld = a.qkv.ld,
@@ -45,7 +46,7 @@ attn::Args arguments(const AttentionArgs& a, void* workspace) {
 }  // namespace
 
 size_t attention_workspace_bytes(int32_t, int32_t, int32_t, int32_t head_dim) {
-  return kCounts + size_t(attn::kMaxShares) * 2 * (size_t(head_dim) + 2) * sizeof(float);
+  return kAttentionZeroed + size_t(attn::kMaxShares) * 2 * (size_t(head_dim) + 2) * sizeof(float);
 }
 
 void attention(const AttentionArgs& a, void* workspace, size_t workspace_bytes, const Stream& stream, DecodeOrder order,
@@ -59,8 +60,9 @@ void attention(const AttentionArgs& a, void* workspace, size_t workspace_bytes, 
   const size_t needed = attention_workspace_bytes(a.step.tokens, a.step.max_kv, a.kv.heads, D);
   require(workspace_bytes >= needed, "attention: a workspace of ", workspace_bytes, " bytes, expected ", needed);
   if (a.step.tokens <= 0 || a.step.seqs <= 0) return;
-  const attn::Args args = arguments(a, workspace);
-  attn::rotate_append(args, stream);
+  attn::Args args = arguments(a, workspace);
+  args.appended = a.step.max_q > 1 || order == DecodeOrder::as_prefill;
+  if (args.appended) attn::rotate_append(args, stream);
   if (order == DecodeOrder::as_prefill) attn::decode_as_prefill(args, stream);
   else attn::decode(args, stream);
   if (a.step.max_q <= 1) return;

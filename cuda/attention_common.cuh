@@ -23,13 +23,14 @@ struct Args {
   const int32_t *pos, *slot, *q_start, *kv_len, *blocks;  // as in Step
   const float* cos_sin;                                   // as in Rope
   float* partial;                                         // [kMaxShares][2][head_dim + 2] sums, maximum (base 2), weight
-  unsigned* arrived;                                      // [kMaxShares] how many of a cut head's partials are there
-  unsigned* dealt;  // tiles that CTAs of a prefill kernel have taken beyond their first; 0 between them
+  unsigned* arrived;                                      // [kMaxShares] how many of a cut head's partials are there; 0 between calls
+  unsigned* dealt;  // tiles that CTAs of a prefill kernel have taken beyond their first; 0 between calls
   int64_t qkv_ld, out_ld;
   int32_t tokens, seqs, blocks_ld, half, heads, head_dim, block;
   float scale;
   DType act, kv;
   bool qkv_aligned, out_aligned;                  // rows at multiples of 16 bytes
+  bool appended = false;                          // single rows are rotated and stored already: decode does not do it
   int32_t least_rows = 2, most_rows = INT32_MAX;  // of a sequence in this step, for the prefill kernels to take it
 };
 
@@ -111,11 +112,12 @@ inline unsigned most_tiles(const Args& args, int32_t max_q, int rows) {
 /// memory with room for a number from each warp and two more.
 struct Shares {
   int total, first, chunk, mine;  // pieces; of this thread's sequences: the first, their number, and the pieces before them
+  int holders;                    // how many sequences have any; about, where there are more sequences than threads
 
   template <int N, class Count> __device__ Shares(int seqs, int (&scratch)[N], Count count) {
-    constexpr int Threads = (N - 2) * 32;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    chunk = (seqs + Threads - 1) / Threads, first = min(int(threadIdx.x) * chunk, seqs), chunk = min(chunk, seqs - first);
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, threads = blockDim.x;
+    const int most = (seqs + threads - 1) / threads;
+    first = min(int(threadIdx.x) * most, seqs), chunk = min(most, seqs - first);
     int sum = 0;
     for (int i = 0; i < chunk; i++) sum += count(first + i);
     mine = sum;
@@ -124,10 +126,10 @@ struct Shares {
       if (lane >= o) mine += below;
     }
     if (lane == 31) scratch[warp] = mine;
-    __syncthreads();
+    holders = __syncthreads_count(sum > 0) * most;
     total = 0;
     int before = 0;
-    for (int w = 0; w < Threads / 32; w++) {
+    for (int w = 0; w < threads / 32; w++) {
       if (w == warp) before = total;
       total += scratch[w];
     }

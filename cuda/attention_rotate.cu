@@ -3,8 +3,7 @@
 // qkv [tokens, heads, 3, head_dim]; pages [pages][heads][block][head_dim]. A CTA takes one token and some heads. Some CTAs turn: a thread
 // takes Wide pairs (i, i + half) of a q or k, which no other thread reads or writes. The others bring k's rest and v to their pages, 16
 // bytes a thread; q's rest stays where it is. Floor: a token and head moves 4 half of q (in and out), and 2 head_dim of k and v, in once as
-// activations and out once in the cache's type; no arithmetic to speak of. Also zeroes the counts of the kernels that
-// follow. Instantiations: 9 (f32, f16, bf16 x 4, 2, 1 pairs).
+// activations and out once in the cache's type; no arithmetic to speak of. Instantiations: 9 (f32, f16, bf16 x 4, 2, 1 pairs).
 #include "attention_common.cuh"
 
 namespace neox::cuda::attn {
@@ -122,8 +121,6 @@ template <class T, int Wide>
 __global__ void __launch_bounds__(kThreads, 4) rotate_append_kernel(const __grid_constant__ Args p, bool same, Parts parts) {
   grid_wait();
   grid_launch();  // not before: those that follow read what is older than this kernel before they wait
-  if (blockIdx.x == 0)
-    for (int i = threadIdx.x; i < kCounts; i += kThreads) p.arrived[i] = 0;
   const int token = int(blockIdx.x) / parts.all, part = int(blockIdx.x) % parts.all;
   const auto end = [&](int first, int each) { return min(first + each, p.heads); };
   if (part < parts.turning) {

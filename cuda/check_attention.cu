@@ -48,6 +48,20 @@ Schedule mixed(const Case& c, std::mt19937& random) {
   return steps;
 }
 
+/// Prompts whole, then single rows of all, at different lengths.
+Schedule tails(const Case& c, int rows) {
+  Schedule steps(1);
+  for (int s = 0; s < int(c.lengths.size()); s++)
+    if (c.lengths[s] > rows) steps[0].push_back({s, c.lengths[s] - rows});
+  for (int i = 0; i < rows; i++) {
+    std::vector<Chunk> step;
+    for (int s = 0; s < int(c.lengths.size()); s++)
+      if (i < c.lengths[s]) step.push_back({s, 1});
+    steps.push_back(step);
+  }
+  return steps;
+}
+
 class Runner {
  public:
   Runner(const Case& c, uint32_t seed)
@@ -67,8 +81,10 @@ class Runner {
     std::iota(free_.begin(), free_.end(), 0);
     std::shuffle(free_.begin(), free_.end(), random_);
     k_ = new Memory(pages * page_bytes_), v_ = new Memory(pages * page_bytes_), rope_ = new Memory(cos_sin_);
+    workspace_ = new Memory(attention_workspace_bytes(longest * int(c.lengths.size()), longest, c.heads, c.head_dim));
+    ok(cudaMemset(workspace_->data(), 0, kAttentionZeroed), "cudaMemset");
   }
-  ~Runner() { delete k_, delete v_, delete rope_; }
+  ~Runner() { delete k_, delete v_, delete rope_, delete workspace_; }
 
   /// extra: padding rows, padding sequences and looser bounds, as in a recorded step; pad: columns between rows.
   void run(const Schedule& schedule, int extra, int pad) {
@@ -112,7 +128,6 @@ class Runner {
     s.q_start = d_q.data<int32_t>(), s.kv_len = d_kv.data<int32_t>(), s.pos = d_pos.data<int32_t>(), s.slot = d_slot.data<int32_t>();
     s.blocks = d_blocks.data<int32_t>();
     Memory d_qkv(qkv), d_out(size_t(s.tokens) * out_ld * size_of(c_.act));
-    Memory workspace(attention_workspace_bytes(s.tokens, s.max_kv, c_.heads, D));
     const AttentionArgs args{.out = {.data = d_out.data(), .rows = s.tokens, .cols = c_.heads * D, .ld = out_ld, .dtype = c_.act},
                              .qkv = {.data = d_qkv.data(), .rows = s.tokens, .cols = cols, .ld = ld, .dtype = c_.act},
                              .kv = {.k = k_->data(), .v = v_->data(), .dtype = c_.kv, .heads = c_.heads, .head_dim = D, .block = c_.block},
@@ -121,8 +136,9 @@ class Runner {
                              .scale = scale_};
     std::vector<uint8_t> out, before;
     for (int turn = 0; turn < 2; turn++) {
-      d_qkv.upload(qkv.data(), qkv.size()), d_out.poison(), workspace.poison();
-      attention(args, workspace.data(), workspace.bytes(), {.early = kernels_can_wait()});
+      d_qkv.upload(qkv.data(), qkv.size()), d_out.poison();
+      ok(cudaMemset(workspace_->data<char>() + kAttentionZeroed, 0xff, workspace_->bytes() - kAttentionZeroed), "cudaMemset");
+      attention(args, workspace_->data(), workspace_->bytes(), {.early = kernels_can_wait()});
       ok(cudaDeviceSynchronize(), "attention");
       before = out, out = d_out.download();
     }
@@ -174,7 +190,7 @@ class Runner {
   std::vector<Sequence> sequences_;
   std::vector<int> free_, stored_;
   std::vector<std::vector<int>> tables_;
-  Memory *k_, *v_, *rope_;
+  Memory *k_, *v_, *rope_, *workspace_;
   double difference_ = 0, norm_ = 0;
   bool clean_ = true;
 };
@@ -189,6 +205,7 @@ bool check(const Case& c, bool small) {
   double worst = 0;
   std::mt19937 random(uint32_t(c.head_dim * 64 + c.block));
   std::vector<std::pair<const char*, Schedule>> schedules = {{"whole", chunked(c, 1 << 20)}, {"mixed", mixed(c, random)}};
+  schedules.push_back({"tails", tails(c, 18)});
   if (!small) schedules.push_back({"chunked", chunked(c, 333)}), schedules.push_back({"mixed", mixed(c, random)});
   int turn = 0;
   for (const auto& [name, schedule] : schedules) {
@@ -239,6 +256,8 @@ int main(int argc, char** argv) {
                           mode == "--small");
           }
         }
+  if (mode != "--time")  // more heads than SMs
+    for (int D : {64, 96}) good &= check({.heads = 24, .head_dim = D, .half = 8, .lengths = {1, 40, 150, 16, 17, 333}}, true);
   if (mode != "--time") std::printf("%s\n", good ? "all good" : "FAILED");
   if (mode != "--small") time_all();
   return good ? 0 : 1;

@@ -39,7 +39,8 @@ size_t CudaBackend::page_bytes(const KvPages& kv) const { return cuda::attention
 void CudaBackend::reserve(const Bounds& b) {
   cudaFree(attention_workspace_);
   attention_workspace_bytes_ = cuda::attention_workspace_bytes(b.tokens, b.kv, b.heads, b.head_dim);
-  attention_workspace_ = attention_workspace_bytes_ ? allocate(attention_workspace_bytes_) : nullptr;
+  attention_workspace_ = allocate(attention_workspace_bytes_);
+  cuda::check(cudaMemsetAsync(attention_workspace_, 0, cuda::kAttentionZeroed, stream_), "zero a workspace");
   cudaFree(edited_);
   edited_ = allocate(size_t(b.logit_rows) * size_t(b.vocab) * sizeof(float));
   if (!unfused_) return;

@@ -19,8 +19,10 @@ constexpr bool kWarpgroups = true;  // this code may multiply by warpgroups, whi
 constexpr bool kWarpgroups = false;
 #endif
 
-// Early start: a kernel may start before the one before it in the stream has ended. Each calls grid_wait() in every thread: before that it
-// reads nothing but weights and writes nothing, since what else there is may still be in use; after it all earlier kernels are complete.
+// Early start: a kernel may start before the one before it in the stream has ended. Each calls grid_wait(), in every thread that does
+// anything: before that it reads nothing but weights and writes nothing, since what else there is may still be in use; after it all earlier
+// kernels are complete. Attention reads the step's lists and older pages before, too: whatever writes these comes before embed, or is no
+// kernel that starts early, and embed lets others start only once it has waited.
 
 __device__ inline void grid_wait() {
   if constexpr (kHopper) asm volatile("griddepcontrol.wait;" ::: "memory");

@@ -16,8 +16,8 @@ template <class E>
 __global__ __launch_bounds__(kThreads) void embed_kernel(float* out, int64_t out_ld, const int32_t* ids, const Sample* sampled,
                                                          const E* table, int64_t table_ld, int64_t vocab, const float* pool,
                                                          int64_t pool_ld, int64_t cols) {
-  grid_launch();
   grid_wait();
+  grid_launch();  // not before: what copy_blocks writes is complete when the step's attention starts, which reads it before it waits
   const int32_t id = ids[blockIdx.x];
   float* to = out + blockIdx.x * out_ld;
   if (id < vocab) {

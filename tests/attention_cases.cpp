@@ -58,6 +58,16 @@ Schedule chunked(const Shape& shape, int rows) {
     steps.push_back(step);
   }
 }
+Schedule tails(const Shape& shape, int rows) {
+  Schedule steps(size_t(rows) + 1);
+  for (size_t s = 0; s < shape.lengths.size(); s++) {
+    const int length = shape.lengths[s];
+    if (length > rows) steps[0].push_back({int(s), length - rows});
+    for (int i = std::max(rows - length, 0); i < rows; i++) steps[size_t(i) + 1].push_back({int(s), 1});
+  }
+  std::erase_if(steps, [](const auto& step) { return step.empty(); });
+  return steps;
+}
 Schedule mixed(const Shape& shape, uint32_t seed) {
   Random random(seed);
   Schedule steps;

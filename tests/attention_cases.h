@@ -26,6 +26,7 @@ using Schedule = std::vector<std::vector<Chunk>>;   // steps; a step's chunks li
 Schedule whole(const Shape& shape);                 // everything in one step
 Schedule alone(const Shape& shape);                 // a sequence at a time
 Schedule chunked(const Shape& shape, int rows);     // all sequences, so many rows of each in a step
+Schedule tails(const Shape& shape, int rows);       // prompts in one step, then all sequences' last rows one by one, side by side
 Schedule mixed(const Shape& shape, uint32_t seed);  // any sequences, in any order, by any number of rows: prompts beside single rows
 
 /// What surrounds the sequences and must not matter.

@@ -105,9 +105,36 @@ TEST_P(AttentionOp, AgreesWithTheReferenceWhereTilesOfRowsAndBlocksOfKeysEnd) {
   }
 }
 
+TEST_P(AttentionOp, AgreesWithTheReferenceForSingleRowsOfSequencesOfAnyLengths) {
+  for (DType kv : page_types(*backend_))
+    for (int head_dim : kHeadDims) {
+      const Shape shape{.heads = 3, .head_dim = head_dim, .half = head_dim / 8, .kv = kv, .lengths = {1, 2, 16, 17, 18, 33, 47, 64, 200}};
+      expect_reference(*backend_, shape, tails(shape, 18), {}, 2);  // one rounded key weighs more in a short sequence
+    }
+}
+
+TEST_P(AttentionOp, AgreesWithTheReferenceHoweverManyHeadsSingleRowsHave) {
+  for (int heads : {1, 5, 16})  // few heads in many pieces, and more than a GPU has SMs
+    for (int block : {16, 32}) {
+      const Shape shape{
+          .heads = heads, .head_dim = 64, .half = 8, .kv = DType::f16, .block = block, .lengths = {400, 3, 130, 16, 17, 233, 1, 64, 90}};
+      expect_reference(*backend_, shape, tails(shape, 3));
+    }
+}
+
+TEST_P(AttentionOp, SingleRowsRepeatTheirBitsBesideTheSameOnes) {
+  for (int heads : {2, 16}) {
+    const Shape shape{.heads = heads, .head_dim = 96, .half = 12, .kv = DType::f16, .lengths = {400, 40, 233, 1, 16, 17, 64, 90, 130}};
+    const Sequences sequences = make_sequences(shape, backend_->activation_dtype(shape.kv));
+    const std::vector<Matrix> want = run(*backend_, sequences, tails(shape, 4));
+    EXPECT_TRUE(same_bits(run(*backend_, sequences, tails(shape, 4), {.page_seed = 2, .padding_rows = 3}), want));
+  }
+}
+
 TEST_P(AttentionOp, PaddingRowsStoreNothing) {
   const Shape shape{.lengths = kRagged};
   expect_reference(*backend_, shape, mixed(shape, 5), {.padding_rows = 9});  // the run checks that free pages keep their NaN
+  expect_reference(*backend_, shape, tails(shape, 4), {.padding_rows = 9});
 }
 
 TEST_P(AttentionOp, RowsMayBeFartherApartThanTheyAreLong) {
@@ -116,6 +143,7 @@ TEST_P(AttentionOp, RowsMayBeFartherApartThanTheyAreLong) {
       const Shape shape{.heads = 3, .head_dim = head_dim, .half = head_dim / 8, .kv = kv, .lengths = kRagged};
       expect_reference(*backend_, shape, mixed(shape, 6), {.pad = 16}, kv == DType::f32 ? 1 : 2);
       expect_reference(*backend_, shape, mixed(shape, 6), {.pad = 5}, kv == DType::f32 ? 1 : 2);
+      expect_reference(*backend_, shape, tails(shape, 6), {.pad = 5}, kv == DType::f32 ? 1 : 2);
     }
 }
 
