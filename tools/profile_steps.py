@@ -85,6 +85,17 @@ def busy(work):
     return total
 
 
+def pauses(work):
+    """The times in ns in which none of these ran, by what ran before and after."""
+    found, end_of_last, last = defaultdict(list), None, None
+    for name, start, end in work:
+        if end_of_last is not None and start > end_of_last:
+            found[last, name].append(start - end_of_last)
+        if end_of_last is None or end > end_of_last:
+            end_of_last, last = end, name
+    return found
+
+
 def readable(names):
     """Kernels as C++ writes them, without their parameters."""
     try:
@@ -112,6 +123,11 @@ def report(trace, seconds, steps):
         end="",
     )
     print(f" {seconds / steps * 1e6:.1f} (traced)")
+    idle = pauses(trace.work)
+    print(f"{sum(map(sum, idle.values())) / steps / 1e3:>32.1f}  idle between them, most of it")
+    for (before, after), times in sorted(idle.items(), key=lambda item: -sum(item[1]))[:6]:
+        row = f"{len(times) / steps:>12.2f}{np.mean(times) / 1e3:>9.2f}{sum(times) / steps / 1e3:>11.1f}"
+        print(f"{row}  from {names[before][:50]} to {names[after][:50]}")
 
 
 def check(trace, steps):
