@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The attention op. Where all rows are single ones of their sequences, decode rotates, appends and attends in one kernel. Else rotate and
-// append come first, then decode rows (a sequence's single row) and prefill rows (more than one) by a kernel each. Which sequence is which
-// the kernels read from q_start, so that a recorded step may hold any mixture within its bounds.
+// append come first, then decode rows (a sequence's single row), if any, and prefill rows (more than one) by a kernel each. Which sequence
+// is which the kernels read from q_start, so that a recorded step may hold any mixture within its bounds.
 #include "attention.h"
 
 #include "attention_common.cuh"
@@ -63,8 +63,10 @@ void attention(const AttentionArgs& a, void* workspace, size_t workspace_bytes, 
   attn::Args args = arguments(a, workspace);
   args.appended = a.step.max_q > 1 || order == DecodeOrder::as_prefill;
   if (args.appended) attn::rotate_append(args, stream);
-  if (order == DecodeOrder::as_prefill) attn::decode_as_prefill(args, stream);
-  else attn::decode(args, stream);
+  if (a.step.single_rows) {
+    if (order == DecodeOrder::as_prefill) attn::decode_as_prefill(args, stream);
+    else attn::decode(args, stream);
+  }
   if (a.step.max_q <= 1) return;
   if (unfused) attn::prefill_unfused(a, args, *unfused, stream);
   else attn::prefill(args, a.step.max_q, stream);

@@ -33,7 +33,7 @@ constexpr size_t kAttentionZeroed = 2052;
 /// Rotates q and k, stores k and v in their pages by slot, attends; q of qkv may be rotated in place. All pointers are the device's; k and
 /// v, workspace and page tables are aligned to 256, 256 and 4 bytes. Rows of qkv and out may lie anywhere; rows at multiples of 16 bytes
 /// are read faster. head_dim: a multiple of 8, 8 to 256; block: a multiple of 16. Enqueues one to three kernels whose grids depend on
-/// step.tokens, seqs and max_q alone. A launch that fails throws Error(runtime).
+/// step.tokens, seqs, max_q and single_rows alone. A launch that fails throws Error(runtime).
 /// They read the step's lists and older pages before the kernel before them has ended: whatever writes these must be complete when it
 /// starts.
 ///

@@ -164,6 +164,7 @@ class Runner {
     Step step{.tokens = int32_t(rows.rows), .seqs = int32_t(chunks.size())};
     for (size_t i = 0; i < chunks.size(); i++)
       step.max_q = std::max(step.max_q, chunks[i].rows), step.max_kv = std::max(step.max_kv, kv_len[i]);
+    step.single_rows = std::any_of(chunks.begin(), chunks.end(), [](const Chunk& c) { return c.rows == 1; });
     step.pos = d_pos.data(), step.slot = d_slot.data(), step.q_start = d_q.data(), step.kv_len = d_kv.data();
     step.blocks = d_blocks.data(), step.blocks_ld = blocks_ld;
     step.host_q_start = q_start.data(), step.host_kv_len = kv_len.data();

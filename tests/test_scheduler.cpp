@@ -135,6 +135,7 @@ class FakeEngine {
   /// What is past the real counts changes nothing, and what is within them is somewhere of its own.
   void check_padding(const Step& step, const StepPlan& plan) {
     recorded_ += buffer_.recorded() >= 0;
+    for (const Chunk& c : plan.chunks) ASSERT_TRUE(step.single_rows || c.count > 1);
     for (int32_t t = 0; t < step.tokens; t++) {
       ASSERT_EQ(step.slot[t] < 0, t >= plan.tokens);
       if (t >= plan.tokens) { ASSERT_EQ(step.ids[t], 0); }

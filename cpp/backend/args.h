@@ -33,6 +33,7 @@ struct Rope {
 struct Step {
   int32_t tokens = 0, seqs = 0, outs = 0;
   int32_t max_q = 0, max_kv = 0;     // longest query chunk and longest KV of a sequence
+  bool single_rows = true;           // whether a sequence may have one row here
   const int32_t* ids = nullptr;      // [tokens]; -1 - k = entry k of the ring of samples; from the vocabulary's size on: of virtual tokens
   const int32_t* pos = nullptr;      // [tokens]
   const int32_t* slot = nullptr;     // [tokens] page * block + offset; -1 = padding row, nothing is stored

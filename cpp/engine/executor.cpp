@@ -119,7 +119,8 @@ void Executor::make_buffers(const EngineConfig& config) {
 void Executor::complete_limits(EngineConfig& c) {
   auto positive = [](const char* name, int32_t value) { require(value > 0, name, " is ", value, ", expected 1 or more"); };
   if (c.max_model_len == 0) c.max_model_len = model_config_.max_position_embeddings;
-  if (c.max_num_batched_tokens == 0) c.max_num_batched_tokens = on_gpu() ? 2048 : 256;  // a step stays short enough to stop
+  // A GPU's products gain by up to as many rows, and every stage of a pipeline needs steps to do; a CPU's step stays short enough to stop.
+  if (c.max_num_batched_tokens == 0) c.max_num_batched_tokens = on_gpu() ? std::max(4096 / c.pipeline_parallel_size, 512) : 256;
   positive("max_model_len", c.max_model_len);
   positive("max_num_seqs", c.max_num_seqs);
   positive("max_num_batched_tokens", c.max_num_batched_tokens);

@@ -17,7 +17,8 @@ constexpr int32_t kBeamRowWords = sizeof(BeamRow) / sizeof(int32_t);
 constexpr int32_t kEditWords = sizeof(Edit) / sizeof(int32_t);
 
 bool StepShape::holds(const StepShape& s) const {
-  return tokens >= s.tokens && seqs >= s.seqs && outs >= s.outs && samples >= s.samples && max_q >= s.max_q && max_kv >= s.max_kv;
+  return tokens >= s.tokens && seqs >= s.seqs && outs >= s.outs && samples >= s.samples && max_q >= s.max_q && max_kv >= s.max_kv &&
+         single_rows >= s.single_rows;
 }
 
 std::vector<StepShape> shapes_to_record(const StepLimits& limits, int32_t logit_rows) {
@@ -25,11 +26,13 @@ std::vector<StepShape> shapes_to_record(const StepLimits& limits, int32_t logit_
   const int32_t most = std::min({limits.seqs, logit_rows, 256}), max_kv = limits.largest().max_kv;
   for (int32_t n = 1, last = 0; last < most; n += n < 8 ? n : n < 64 ? 8 : n < 128 ? 16 : 32) {
     last = std::min(n, most);
-    shapes.push_back({.tokens = last, .seqs = last, .outs = last, .samples = last, .max_q = 1, .max_kv = max_kv});
+    shapes.push_back({.tokens = last, .seqs = last, .outs = last, .samples = last, .max_q = 1, .max_kv = max_kv, .single_rows = true});
   }
   for (int32_t tokens = 64; tokens <= std::min(limits.tokens, 512); tokens += 64) {
     const int32_t seqs = std::min(tokens, most);
-    shapes.push_back({.tokens = tokens, .seqs = seqs, .outs = seqs, .samples = seqs, .max_q = tokens, .max_kv = max_kv});
+    for (bool single_rows : {false, true})
+      shapes.push_back(
+          {.tokens = tokens, .seqs = seqs, .outs = seqs, .samples = seqs, .max_q = tokens, .max_kv = max_kv, .single_rows = single_rows});
   }
   return shapes;
 }
@@ -64,7 +67,7 @@ StepBuffer::StepBuffer(const StepLimits& limits) : limits_(limits) {
 void StepBuffer::begin(const StepShape& s, int32_t recorded) {
   std::fill(words_.begin(), words_.begin() + kHeaderWords, 0);
   words_[kTokens] = s.tokens, words_[kSeqs] = s.seqs, words_[kOuts] = s.outs, words_[kSamples] = s.samples;
-  words_[kMaxQ] = s.max_q, words_[kMaxKv] = s.max_kv;
+  words_[kMaxQ] = s.max_q, words_[kMaxKv] = s.max_kv, words_[kSingleRows] = s.single_rows;
   words_[kRecorded] = recorded;
   at_ = place(s, limits_.blocks_per_seq);
   used_ = {};
@@ -78,6 +81,7 @@ void StepBuffer::fill(const StepPlan& plan, int32_t limit) {
   for (const Chunk& c : plan.chunks) {
     shape.outs += c.outs();
     shape.max_q = std::max(shape.max_q, c.count), shape.max_kv = std::max(shape.max_kv, c.start + c.count);
+    shape.single_rows = shape.single_rows || c.count == 1;
     plain = plain && !c.sequence->logits_out;  // else logits are taken out between the ops
   }
   const auto& known = limits_.recorded;
@@ -264,6 +268,7 @@ Step StepBuffer::step(const int32_t* base) const {
           .outs = words_[kOuts],
           .max_q = words_[kMaxQ],
           .max_kv = words_[kMaxKv],
+          .single_rows = words_[kSingleRows] != 0,
           .ids = base + at_.ids,
           .pos = base + at_.pos,
           .slot = base + at_.slot,

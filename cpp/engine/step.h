@@ -39,6 +39,7 @@ static_assert(2 * kMaxBeamWidth + 2 * kMaxEndIds <= kMaxCandidates);
 struct StepShape {
   int32_t tokens = 0, seqs = 0, outs = 0, samples = 0;
   int32_t max_q = 0, max_kv = 0;  // longest query chunk and longest KV of a sequence
+  bool single_rows = false;       // whether a sequence has, or may have, one row
   bool holds(const StepShape& other) const;
 };
 
@@ -57,8 +58,8 @@ struct StepLimits {
     return {.tokens = tokens, .seqs = seqs, .outs = tokens, .samples = samples(), .max_q = tokens, .max_kv = blocks_per_seq * block_size};
   }
 };
-/// The shapes worth recording: one token a sequence, and mixtures of prompts and single tokens up to 512 tokens, with as many logits rows
-/// as sequences, at most `logit_rows`.
+/// The shapes worth recording: one token a sequence; and up to 512 tokens of prompts, and of prompts and single tokens. With as many logits
+/// rows as sequences, at most `logit_rows`.
 std::vector<StepShape> shapes_to_record(const StepLimits& limits, int32_t logit_rows);
 
 /// All that changes between steps, in one block of int32: staging slot, single upload, and the message to other ranks. Where a list lies
@@ -119,7 +120,8 @@ class StepBuffer {
     kOuts,
     kSamples,
     kMaxQ,
-    kMaxKv,  // of the shape
+    kMaxKv,
+    kSingleRows,  // of the shape
     kRecorded,
     kRingSlot,
     kRealSamples,

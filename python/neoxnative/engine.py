@@ -54,7 +54,7 @@ class Engine(AsyncCalls):
     block_size: positions in a page of the KV cache, a multiple of 16
     max_model_len: positions of one request, prompt and continuation; None = the model's max_position_embeddings
     max_num_seqs: sequences in one step at most
-    max_num_batched_tokens: tokens in one step at most; None = 256 on a CPU, 2048 on a GPU
+    max_num_batched_tokens: tokens in one step at most; None = 256 on a CPU, on a GPU 4096 / pipeline stages, and 1024 in `neoxnative serve`
     num_threads: CPU threads of each rank; None = the cores this process may use, but one for each of several ranks
     max_logprobs: of SamplingParams.logprobs and prompt_logprobs at most
     enable_prefix_caching: requests with a common beginning share its pages

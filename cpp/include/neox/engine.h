@@ -65,7 +65,7 @@ struct EngineConfig {
   int32_t block_size = 16;               // positions in a page of the KV cache, a multiple of 16
   int32_t max_model_len = 0;             // positions of one request, virtual tokens counted; 0 = the model's max_position_embeddings
   int32_t max_num_seqs = 256;            // sequences in one step
-  int32_t max_num_batched_tokens = 0;    // tokens in one step; 0 = 256 on a CPU, 2048 on a GPU
+  int32_t max_num_batched_tokens = 0;    // tokens in one step; 0 = 256 on a CPU, on a GPU 4096 / stages, at least 512
   int32_t num_threads = 0;               // CPU threads; 0 = the cores this process may use
   int32_t max_logprobs = 20;             // of SamplingParams::logprobs and prompt_logprobs
   bool enable_prefix_caching = true;     // requests with a common beginning share its pages

@@ -13,12 +13,14 @@ from typing import Any
 
 import uvicorn
 
+from .. import _core
 from ..engine import Engine
 from .app import create_app
 from .gate import Gate
 from .options import ServerOptions
 
 _LOOK = 0.25  # seconds between two looks at whether the engine still lives
+_GPU_STEP = 1024  # tokens in a step: who reads one token after the other waits no longer than such a step takes
 
 
 def serve(engine_options: dict[str, Any], options: ServerOptions, *, mpi: bool) -> int:
@@ -29,6 +31,8 @@ def serve(engine_options: dict[str, Any], options: ServerOptions, *, mpi: bool) 
     comm = _world() if mpi else None
     listening = comm is None or comm.Get_rank() == 0
     listener = _bind(options) if listening else None
+    if engine_options.get("max_num_batched_tokens") is None and engine_options.get("device") != "cpu" and _core.gpu_count() > 0:
+        engine_options = engine_options | {"max_num_batched_tokens": _GPU_STEP}
     engine = Engine(**engine_options, comm=comm)
     if listener is None:
         for sig in (signal.SIGINT, signal.SIGTERM):  # rank 0's: it lets go of the others once it has finished
