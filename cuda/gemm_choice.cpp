@@ -67,6 +67,8 @@ void Gemm::count(DType type, int64_t n, int64_t k, int64_t rows, bool hit) {
 }
 
 std::optional<cublasLtMatmulAlgo_t> Gemm::make(const GemmChoice& c, const Key& k, cublasLtMatmulDesc_t operation) const {
+  constexpr int64_t kLeastPart = 16;  // inputs; cuBLASLt's check accepts 4097 parts of 1024, with which a product does not end
+  if (c.split_k > 1 && k.k / c.split_k < kLeastPart) return {};
   const cudaDataType_t in = cuda_type(k.in), out = cuda_type(k.out);
   cublasLtMatmulAlgo_t algorithm;
   if (cublasLtMatmulAlgoInit(handle_, CUBLAS_COMPUTE_32F, CUDA_R_32F, in, in, out, out, c.algorithm, &algorithm) != CUBLAS_STATUS_SUCCESS)

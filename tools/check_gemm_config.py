@@ -151,7 +151,7 @@ def check_refused_lines(args: argparse.Namespace, model: Path, header: str, body
         error, stats = error_of(results(engine)[1], expected), engine.stats
         print(f"{name} {value} in all lines: {stats.gemm_hits} accepted, {stats.gemm_misses} refused, logits differ by {error:.1e}")
         assert error < ERROR
-        assert stats.gemm_misses > 0 or name not in ("algoId", "tile")
+        assert stats.gemm_misses > 0 or name not in ("algoId", "tile", "split")
 
 
 def tune(args: argparse.Namespace) -> None:
