@@ -6,9 +6,9 @@
     mpirun -n 2 python tools/parallel_speed.py --mpi -tp 2
 
 For each cell the first token (a call for one token) and a token (the difference to a call for 65, divided by 64), medians of three; with
---mixed one load of requests at once, whose lengths a JSON file gives ("input_lengths", "output_lengths"), in output tokens a second, the
-same in static batches of 32, and, but for --mpi, the times to a request's first token and between its tokens. Beside the
-cells the time in which the GPUs can read what a token needs: all weights and KV pages, each GPU its part, one stage after the other.
+--mixed one load of requests at once, whose lengths a JSON file gives ("input_lengths", "output_lengths"), in output tokens a second, and
+with --waits the same in static batches of 32, and the times to a request's first token and between its tokens. Beside the cells the time in
+which the GPUs can read what a token needs: all weights and KV pages, each GPU its part, one stage after the other.
 """
 
 from __future__ import annotations
@@ -89,14 +89,16 @@ def waits(engine: Engine, lengths: list[int], tokens: list[int]) -> dict[str, ob
     return {f"{name}_ms_p{q}": round(float(np.percentile(times, q)) * 1e3, 1) for name, times in parts.items() for q in (50, 99)}
 
 
-def mixed(engine: Engine, file: Path, may_step: bool) -> dict[str, object]:
+def mixed(engine: Engine, file: Path, with_waits: bool) -> dict[str, object]:
     lengths = json.loads(file.read_text())
     inputs, outputs = lengths["input_lengths"], lengths["output_lengths"]
     seconds = call(engine, inputs, outputs, 0)
-    static = sum(call(engine, inputs[i : i + STATIC], outputs[i : i + STATIC], 0) for i in range(0, len(inputs), STATIC))
     result: dict[str, object] = {"mixed_requests": len(inputs), "output_tokens": sum(outputs), "seconds": round(seconds, 2)}
-    result |= {"tokens_per_second": round(sum(outputs) / seconds), f"static_batches_of_{STATIC}": round(sum(outputs) / static)}
-    return result | (waits(engine, inputs, outputs) if may_step else {})
+    result |= {"tokens_per_second": round(sum(outputs) / seconds)}
+    if not with_waits:
+        return result
+    static = sum(call(engine, inputs[i : i + STATIC], outputs[i : i + STATIC], 0) for i in range(0, len(inputs), STATIC))
+    return result | {f"static_batches_of_{STATIC}": round(sum(outputs) / static)} | waits(engine, inputs, outputs)
 
 
 def main() -> None:
@@ -108,9 +110,12 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=44)
     parser.add_argument("--cells", default="1x128,8x128,8x512,32x512,64x576,1x1920", help="BATCHxPROMPT,...")
     parser.add_argument("--mixed", type=Path, metavar="JSON")
+    parser.add_argument("--waits", action="store_true", help="of the mixed load; not with --mpi")
     parser.add_argument("--max-num-batched-tokens", type=int)
     parser.add_argument("--no-custom-all-reduce", action="store_true")
     args = parser.parse_args()
+    if args.waits and args.mpi:
+        parser.error("--waits is not for --mpi")
     comm = None
     if args.mpi:
         from mpi4py import MPI
@@ -143,7 +148,7 @@ def main() -> None:
         if tells:
             print(json.dumps(result), flush=True)
     if args.mixed:
-        result = mixed(engine, args.mixed, may_step=comm is None)
+        result = mixed(engine, args.mixed, args.waits)
         if tells:
             print(json.dumps(result), flush=True)
 
