@@ -15,8 +15,8 @@
 namespace neox {
 namespace {
 
-// What waits longer than this gives its core away, and looks again after a while.
-constexpr double kYield = 1e-3, kIdle = 0.1;
+// What waits longer than a step may take gives its core away, and looks again after a while.
+constexpr double kYield = 20e-3, kIdle = 0.1;
 
 void pause_for(double waited) {
   if (waited < kYield) sched_yield();
