@@ -57,7 +57,7 @@ struct Arguments {
   bool append;
   int64_t hidden() const { return int64_t(heads) * head_dim; }
 };
-constexpr int32_t kMostTokens = 2048, kMostSeqs = 256, kLogitRows = 256;  // of a step on a GPU, unless the engine is told otherwise
+constexpr int32_t kMostTokens = 4096, kMostSeqs = 256, kLogitRows = 256;  // of a step on a GPU, unless the engine is told otherwise
 constexpr const char* kFile = "gemm_config.in";
 
 void print_usage(std::FILE* to) {
@@ -109,7 +109,7 @@ std::set<int32_t> rows_of(const Arguments& a) {
   std::set<int32_t> rows{int32_t(std::min<int64_t>(decode, most)), most};
   const StepLimits limits{.tokens = kMostTokens, .seqs = kMostSeqs, .blocks_per_seq = 1, .block_size = 16, .vocab = a.vocab};
   for (const StepShape& shape : shapes_to_record(limits, kLogitRows)) rows.insert(shape.tokens);
-  for (int32_t r = 256; r <= kMostTokens; r += 256) rows.insert(r);
+  for (int32_t r = 256; r <= kMostTokens; r += r < 2048 ? 256 : 512) rows.insert(r);
   rows.erase(rows.upper_bound(most), rows.end());
   return rows;
 }
