@@ -10,7 +10,8 @@
 
 namespace neox {
 
-/// A fixed set of threads that spin for a moment, then park. Work is cut by position and never stolen, so who computes what is fixed.
+/// A fixed set of threads that spin for a moment, then yield, then park. Work is cut by position and never stolen, so who computes what is
+/// fixed.
 class ThreadPool {
  public:
   explicit ThreadPool(int threads);  // throws Error(runtime) where the system does not give so many
