@@ -221,15 +221,15 @@ template <DType T, int... i> struct ByRows<T, std::integer_sequence<int, i...>> 
 
 }  // namespace
 
-void rotate_append(const AttentionArgs& a, int64_t token0, int64_t token1) {
+void rotate_append(const AttentionArgs& a, const TokenHeads& of) {
   const PageLayout layout(a.kv);
   const int D = a.kv.head_dim;
-  for (int64_t t = token0; t < token1; t++) {
+  for (int64_t t = of.token; t < of.token + of.tokens; t++) {
     const int32_t slot = a.step.slot[t];
     if (slot < 0) continue;
     const float* cos_sin = a.rope.cos_sin + int64_t(a.step.pos[t]) * 2 * a.rope.half;
     const int64_t page = slot / a.kv.block, offset = slot % a.kv.block;
-    for (int h = 0; h < a.kv.heads; h++) {
+    for (int h = of.head; h < of.head + of.heads; h++) {
       float* q = a.qkv.row(t) + int64_t(h) * 3 * D;
       rotate(q, cos_sin, a.rope.half);
       rotate(q + D, cos_sin, a.rope.half);

@@ -143,17 +143,23 @@ void CpuBackend::list_attention(const AttentionArgs& a) {
 void CpuBackend::attention(const AttentionArgs& a) {
   list_attention(a);
   const int64_t tokens = a.qkv.rows, total = items_.empty() ? 0 : items_.back().cost;
+  const bool single = a.step.max_q == 1;  // then nobody but the thread that stores a row's key needs it
   pool_.run([&](int thread) {
     const int n = pool_.size();
-    kernels_.rotate_append(a, tokens * thread / n, tokens * (thread + 1) / n);
-    pool_.barrier(thread);            // a sequence's keys may have been stored by other threads
+    if (!single) {
+      const int64_t token = tokens * thread / n;
+      kernels_.rotate_append(a, {.token = token, .tokens = tokens * (thread + 1) / n - token, .head = 0, .heads = a.kv.heads});
+      pool_.barrier(thread);  // a sequence's keys may have been stored by other threads
+    }
     auto boundary = [&](int64_t t) {  // first item that ends past t / n of the cost
       return std::partition_point(items_.begin(), items_.end(), [&](const AttentionItem& i) { return i.cost * n <= total * t; });
     };
     const auto end = thread + 1 == n ? items_.end() : boundary(thread + 1);
     Scratch& scratch = scratch_[size_t(thread)];
-    for (auto item = thread == 0 ? items_.begin() : boundary(thread); item != end; ++item)
+    for (auto item = thread == 0 ? items_.begin() : boundary(thread); item != end; ++item) {
+      if (single) kernels_.rotate_append(a, {.token = a.step.q_start[item->seq], .tokens = 1, .head = item->head, .heads = item->heads});
       kernels_.attend({.args = a, .scores = scratch.scores.data(), .scores_ld = scores_ld_}, *item);
+    }
   });
 }
 

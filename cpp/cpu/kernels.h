@@ -63,6 +63,10 @@ struct PageLayout {
         sub(scale + (kv.dtype == DType::i8 ? kLanes * int64_t(sizeof(float)) : 0)), head(sub * (kv.block / kLanes)), page(head * kv.heads) {
   }
 };
+struct TokenHeads {  // some heads of some tokens of a step
+  int64_t token, tokens;
+  int32_t head, heads;
+};
 struct AttentionItem {
   int32_t seq, row, rows, head, heads;  // rows of one sequence's chunk, relative to its first, and a range of heads
   int64_t cost;                         // keys to visit, up to and including this item: prefix sums
@@ -82,7 +86,7 @@ struct Kernels {
   /// A row of n weights as integers [n] and scales: one, or one of f16's values for each group.
   void (*quantize_row)(const float* row, int64_t n, Format to, int8_t* q, float* scale);
   void (*add_norm)(const AddNormArgs&, int64_t row0, int64_t row1);
-  void (*rotate_append)(const AttentionArgs&, int64_t token0, int64_t token1);
+  void (*rotate_append)(const AttentionArgs&, const TokenHeads&);
   void (*attend)(const AttentionTask&, const AttentionItem&);
   void (*widen)(DType from, const void* x, float* y, int64_t n);
   bool (*largest)(const float* x, int64_t n, float* most);  // false if a value is NaN or infinite
