@@ -13,10 +13,21 @@
 namespace neox {
 namespace {
 
+int32_t count_above(const float* logits, int64_t n, float least) {
+  int32_t count = 0;  // of 32 bits, as the comparisons: a loop of vectors
+  for (int64_t i = 0; i < n; i++) count += logits[i] > least;
+  return count;
+}
+
 int32_t most_probable(const float* logits, int32_t limit) {  // -1 if all are banned
   int32_t best = -1;
-  for (int32_t id = 0; id < limit; id++)
-    if (logits[id] > kBanned && (best < 0 || logits[id] > logits[best])) best = id;
+  float most = kBanned;
+  for (int32_t begin = 0; begin < limit; begin += kBlock) {
+    const int32_t end = std::min(begin + kBlock, limit);
+    if (count_above(logits + begin, end - begin, most) == 0) continue;  // as of nearly all blocks
+    for (int32_t id = begin; id < end; id++)
+      if (logits[id] > most) best = id, most = logits[id];
+  }
   return best;
 }
 
@@ -124,7 +135,7 @@ void CpuBackend::sample_row(const SampleArgs& a, int32_t i, Scratch& scratch) co
   }
   out.id = id;
   out.logprob = float(r.processed && r.token < 0 ? processed : logits[id] - log_total);
-  out.rank = int32_t(std::count_if(logits, logits + vocab, [&](float x) { return x > logits[id]; }));
+  out.rank = count_above(logits, vocab, logits[id]);
 }
 
 /// -1 if all are banned. logprob: of that id, where SampleRow::processed asks for it.
