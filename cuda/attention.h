@@ -28,7 +28,7 @@ enum class DecodeOrder { fastest, as_prefill };
 /// Enough for any step within the bounds. The workspace's first bytes are zero between calls, hence zeroed before the first; the others may
 /// hold anything. Calls on one stream may share it.
 size_t attention_workspace_bytes(int32_t max_tokens, int32_t max_kv, int32_t heads, int32_t head_dim);
-constexpr size_t kAttentionZeroed = 2052;
+constexpr size_t kAttentionZeroed = 2052;  // bytes
 
 /// Rotates q and k, stores k and v in their pages by slot, attends; q of qkv may be rotated in place. All pointers are the device's; k and
 /// v, workspace and page tables are aligned to 256, 256 and 4 bytes. Rows of qkv and out may lie anywhere; rows at multiples of 16 bytes

@@ -114,8 +114,8 @@ def main() -> None:
     parser.add_argument("--max-num-batched-tokens", type=int)
     parser.add_argument("--no-custom-all-reduce", action="store_true")
     args = parser.parse_args()
-    if args.waits and args.mpi:
-        parser.error("--waits is not for --mpi")
+    if args.waits and (args.mpi or not args.mixed):
+        parser.error("--waits is for --mixed, without --mpi")
     comm = None
     if args.mpi:
         from mpi4py import MPI

@@ -95,9 +95,9 @@ struct HeadTile {
   const float* scales(const void* block) const { return reinterpret_cast<const float*>(static_cast<const char*>(block) + layout.scale); }
 };
 
-// How many positions ahead lines are asked for: what one row does with a line takes less time than the line's way from memory; the lines of
-// many rows lie in a cache.
-template <int R> constexpr int kAhead = kLanes*(R == 1 ? 8 : kSideBySide<R>);
+// How many blocks of 16 positions ahead lines are asked for: what one row does with a line takes less time than the line's way from memory;
+// the lines of many rows lie in a cache.
+template <int R> constexpr int kAhead = R == 1 ? 8 : kSideBySide<R>;
 // Reads one line of what will be wanted then. A function of its own: g++ 12 drops a lambda that holds only a prefetch.
 INL void fetch(const void* base, int64_t bytes) { __builtin_prefetch(static_cast<const char*>(base) + bytes, 0, 2); }
 
@@ -107,7 +107,7 @@ template <DType T, int R, int P> INL void score_blocks(const HeadTile& t, int64_
   F acc[P][R];
   each<P>([&](auto p) {
     k[p] = t.block(t.a.kv.k, position + p * kLanes);
-    next[p] = t.after_key(position + kAhead<R> + p * kLanes, end);
+    next[p] = t.after_key(position + (kAhead<R> + p) * kLanes, end);
     each<R>([&](auto r) { acc[p][r] = set1(0.f); });
   });
   for (int64_t d = 0; d < t.a.kv.head_dim; d++) {
@@ -157,7 +157,7 @@ template <DType T, int R, int C> INL void weigh(const HeadTile& t, int64_t c, co
     each<R>([&](auto r) { each<C>([&](auto j) { part[r][j] = set1(0.f); }); });
     for (int64_t block = begin; block < end; block += kLanes) {
       const void* v = t.block(t.a.kv.v, block);
-      const void* next = t.after_value(block + kAhead<R>, last);
+      const void* next = t.after_value(block + kLanes * kAhead<R>, last);
       const int64_t stop = std::min<int64_t>(block + kLanes, end);
       auto values = [&](int64_t position, F* x) {
         const int64_t at = (position - block) * t.layout.row + c * kLanes;

@@ -159,7 +159,7 @@ def _whole(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{key}: {_whole(item)}' for key, item in value.items())}}}"
     if isinstance(value, list | tuple):
-        if set(map(type, value)) == {int}:  # token ids: what follows would give the same, ten times as slowly
+        if set(map(type, value)) == {int}:  # token ids: what follows would give the same, four times as slowly
             return repr(list(value))
         return f"[{', '.join(map(_whole, value))}]"
     return repr(value)

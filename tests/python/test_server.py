@@ -14,6 +14,8 @@ pytest.importorskip("prometheus_client")
 openai = pytest.importorskip("openai")
 
 from neoxnative import Engine, SamplingParams  # noqa: E402
+from neoxnative.server import command  # noqa: E402
+from neoxnative.server.options import ServerOptions  # noqa: E402
 from serving import Server, get, post  # noqa: E402
 
 MODEL = "classics-7m"
@@ -344,3 +346,27 @@ def test_several_ranks_serve_the_same_text(how, folder_of):
         assert asyncio.run(post(running.port, "/v1/completions", body)).json()["choices"][0]["token_ids"] == wanted
         os.kill(running.pid, signal.SIGTERM)
         assert running.process.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("gpus", "options", "tokens"),
+    [
+        (1, {}, 1024),
+        (1, {"device": "cuda", "max_num_batched_tokens": None}, 1024),
+        (1, {"max_num_batched_tokens": 300}, 300),
+        (1, {"device": "cpu"}, None),
+        (0, {"device": "auto"}, None),
+    ],
+)
+def test_steps_are_short_on_a_gpu_unless_their_tokens_are_given(monkeypatch, gpus, options, tokens):
+    class Opened(Exception):
+        pass
+
+    def open_engine(**given):
+        raise Opened(given.get("max_num_batched_tokens"))
+
+    monkeypatch.setattr(command._core, "gpu_count", lambda: gpus)
+    monkeypatch.setattr(command, "Engine", open_engine)
+    with pytest.raises(Opened) as opened:
+        command.serve(options, ServerOptions(port=0), mpi=False)
+    assert opened.value.args == (tokens,)

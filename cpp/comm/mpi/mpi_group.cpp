@@ -15,7 +15,7 @@
 namespace neox {
 namespace {
 
-// What waits longer than a step may take gives its core away, and looks again after a while.
+// Seconds. A wait offers its core to others for as long as most steps take; a longer one sleeps between two looks, and then for longer.
 constexpr double kYield = 20e-3, kIdle = 0.1;
 
 void pause_for(double waited) {
