@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <random>
 #include <thread>
 
@@ -124,9 +125,17 @@ class Rank {
     for (const Memory& m : inputs) ok(cudaMemset(m.data(), 0, m.bytes()), "fill");  // or the sums of sums would outgrow the type
     const auto input = [&](int i) { return view(inputs[size_t(i)].data(), rows, kHidden); };
     tell("all-reduce", rows, rows * kHidden * 2, backend, [&](int i) { comm.all_reduce(input(i)); });
-    const Residual residual(rows, kHidden);
-    const auto two = [&](int i) { comm.all_reduce(input(i)), backend.add_norm(residual.args(input(i))); };
-    const auto one = [&](int i) { comm.all_reduce_add_norm(backend, residual.args(input(i))); };
+    const Residual together(rows, kHidden), apart(rows, kHidden);
+    const auto one = [&](int i) { comm.all_reduce_add_norm(backend, together.args(input(i))); };
+    const auto two = [&](int i) { comm.all_reduce(input(i)), backend.add_norm(apart.args(input(i))); };
+    const std::vector<float> random = numbers(group_.rank(), rows, kHidden, 0);
+    for (const auto& run : {std::function<void(int)>(one), std::function<void(int)>(two)}) {
+      ok(cudaMemcpy(inputs[0].data(), random.data(), inputs[0].bytes(), cudaMemcpyHostToDevice), "upload");
+      run(0);
+      backend.synchronize();
+    }
+    if (!together.same_as(apart)) std::printf("WRONG: add_norm of rank %d, %ld rows\n", group_.rank(), long(rows)), wrong++;
+    ok(cudaMemset(inputs[0].data(), 0, inputs[0].bytes()), "fill");
     tell("  then add_norm", rows, rows * kHidden * 2, backend, two);
     tell("  with add_norm", rows, rows * kHidden * 2, backend, one);
   }
@@ -229,11 +238,12 @@ void check_fault(bool own) {
   }
 }
 
-/// All ranks' kernels side by side on one GPU, whose CTAs all fit at once; sums with an add_norm are checked against sums and then
-/// add_norm.
+/// All ranks' kernels side by side on one GPU, whose CTAs all fit at once; sums with an add_norm, of one row and of several by a CTA, are
+/// checked against sums and then add_norm.
 int on_one_gpu(int ranks) {
-  constexpr int64_t kRows = 4, kCols = 1000;
-  constexpr size_t kCapacity = 65536;
+  constexpr int kMost = 3;  // CTAs of a sum with an add_norm
+  constexpr int64_t kCols = 1000;
+  constexpr size_t kCapacity = 131072;  // of 20 rows
   CudaBackend backend(0, {});
   std::deque<Memory> areas, cells;
   int* over = nullptr;
@@ -254,7 +264,7 @@ int on_one_gpu(int ranks) {
   }
   ok(cudaDeviceSynchronize(), "fill");
   for (const DType wire : {DType::f32, DType::f16, DType::bf16})
-    for (const int64_t rows : {kRows, int64_t(1), kRows, int64_t(2)}) {
+    for (const int64_t rows : {4, 1, 20, 2}) {
       std::deque<Memory> x, out;
       for (int r = 0; r < ranks; r++)
         x.emplace_back(numbers(r, rows, kCols, 3)), out.emplace_back(size_t(rows * (kCols * ranks + kPad)) * 4);
@@ -268,7 +278,7 @@ int on_one_gpu(int ranks) {
       std::deque<Residual> together, apart;
       for (int r = 0; r < ranks; r++) together.emplace_back(rows, kCols), apart.emplace_back(rows, kCols);
       const auto args = [&](const std::deque<Residual>& of, size_t r) { return of[r].args(view(x[r].data(), rows, kCols)); };
-      all([&](size_t r, const Stream& stream) { exchange_add_norm(peers[r], args(together, r), wire, stream); });
+      all([&](size_t r, const Stream& stream) { exchange_add_norm(peers[r], args(together, r), wire, stream, kMost); });
       all([&](size_t r, const Stream& stream) { exchange_sum(peers[r], view(x[r].data(), rows, kCols), wire, stream); });
       for (size_t r = 0; r < size_t(ranks); r++) backend.add_norm(args(apart, r));
       backend.synchronize();

@@ -23,10 +23,18 @@ constexpr size_t wire_bytes(int64_t rows, int64_t cols, DType wire) {
   const int64_t packed = int64_t(16 / size_of(wire));
   return size_t(rows * ((cols + packed - 1) / packed)) * 16;
 }
-/// f with as many rows of a tensor at a time as `most` bytes hold, of which a row takes some.
+/// f with a tensor's rows in as few parts of about one size as `most` bytes hold, of which a row takes some.
 template <class F> void by_rows(int64_t rows, size_t row_bytes, size_t most, const F& f) {
-  const int64_t step = std::max<int64_t>(1, int64_t(most / row_bytes));
+  const int64_t fit = std::max<int64_t>(1, int64_t(most / row_bytes)), parts = std::max<int64_t>(1, (rows + fit - 1) / fit);
+  const int64_t step = (rows + parts - 1) / parts;
   for (int64_t first = 0; first < rows; first += step) f(first, std::min(step, rows - first));
+}
+
+AddNormArgs rows_of(const AddNormArgs& a, int64_t first, int64_t rows) {
+  AddNormArgs some = a;
+  for (Tensor* t : {&some.x, &some.add, &some.out, &some.out2})
+    if (*t) *t = t->from(first).first(rows);
+  return some;
 }
 
 size_t span(const Tensor& x) { return x.rows == 0 ? 0 : size_t((x.rows - 1) * x.ld + x.cols); }
@@ -79,10 +87,10 @@ void GpuCommunicator::all_reduce(Tensor x) {
 }
 
 void GpuCommunicator::all_reduce_add_norm(Backend& be, const AddNormArgs& a) {
-  const size_t bytes = wire_bytes(a.add.rows, a.add.cols, p_.wire);
-  if (takes_one_shot(bytes) && bytes <= p_.peers->peers().capacity && can_exchange_add_norm(a, p_.wire))
-    exchange_add_norm(p_.peers->peers(), a, p_.wire, p_.stream);
-  else Communicator::all_reduce_add_norm(be, a);
+  const size_t row = wire_bytes(1, a.add.cols, p_.wire);
+  if (!takes_one_shot(row * size_t(a.add.rows)) || !can_exchange_add_norm(a, p_.wire)) return Communicator::all_reduce_add_norm(be, a);
+  by_rows(a.add.rows, row, p_.peers->peers().capacity,
+          [&](int64_t first, int64_t rows) { exchange_add_norm(p_.peers->peers(), rows_of(a, first, rows), p_.wire, p_.stream); });
 }
 
 void GpuCommunicator::all_gather_cols(Tensor out, Tensor part) {

@@ -10,7 +10,7 @@ __global__ __launch_bounds__(512) void sum_kernel(const __grid_constant__ Peers 
   constexpr int n = kPacked<E>;
   const int count = x.rows * x.packets;
   exchange<Most>(
-      p, count, {.first = thread_of_grid(), .stride = threads_of_grid(), .end = count}, [&](int i) { return pack<E>(place(x, i, n)); },
+      p, count, [&](int i) { return pack<E>(place(x, i, n)); },
       [&](int i, const uint4(&packets)[Most]) {
         float sum[n] = {};
         add_all<E>(sum, p.ranks, packets);
@@ -25,8 +25,7 @@ __global__ __launch_bounds__(512) void parts_kernel(const __grid_constant__ Peer
                                                     int64_t out_ld) {
   const int count = part.rows * part.packets;
   exchange<Most>(
-      p, count, {.first = thread_of_grid(), .stride = threads_of_grid(), .end = count},
-      [&](int i) { return pack<float>(place(part, i, 4)); },
+      p, count, [&](int i) { return pack<float>(place(part, i, 4)); },
       [&](int i, const uint4(&packets)[Most]) {
         const int col = i % part.packets * 4;
         float* row = out + int64_t(i / part.packets) * out_ld + col;

@@ -92,54 +92,89 @@ struct Own {
 __device__ inline int thread_of_grid() { return int(blockIdx.x * blockDim.x + threadIdx.x); }
 __device__ inline int threads_of_grid() { return int(gridDim.x * blockDim.x); }
 
-/// Most: ranks at most; count: packets of the message. Calls take(packet, packets of all ranks in their order) for each packet of this
-/// thread once it is there.
-template <int Most, class Make, class Take>
-__device__ void exchange(const Peers& p, int count, const Own& own, const Make& make, const Take& take) {
-  constexpr int kFlight = Most <= 2 ? 4 : Most <= 4 ? 2 : 1;  // packets of each rank that a thread waits for at once
-  grid_launch();
-  grid_wait();
-  const uint4 cell = p.cells[blockIdx.x];
-  if (cell.z != 0) return;
-  const auto area = [&](int of, uint32_t message, int from) { return p.areas[of] + (size_t(message % 3) * p.ranks + from) * p.capacity; };
-  for (int i = own.first; i < own.end; i += own.stride) {
-    const uint4 v = make(i);
-#pragma unroll
-    for (int r = 0; r < Most; r++)
-      if (r < p.ranks && r != p.rank) put(area(r, cell.x, p.rank) + size_t(i) * 16, v);
+/// A message between at most Most ranks, as a thread of the grid sees it. All threads of a CTA: some send(), settle(), then take() what was
+/// sent, between more send(), and end().
+template <int Most> class Message {
+  static constexpr int kFlight = Most <= 4 ? 2 : 1;  // packets of each rank that a thread waits for at once
+
+ public:
+  explicit __device__ Message(const Peers& p) : p_(p), patience_(p) {
+    grid_launch();
+    grid_wait();
+    cell_ = p.cells[blockIdx.x];
+    over_ = cell_.z != 0;
   }
-  for (int i = thread_of_grid(); i < int(cell.y); i += threads_of_grid())
-    for (int r = 0; r < p.ranks; r++)
-      if (r != p.rank) put(area(p.rank, cell.x + 2, r) + size_t(i) * 16, {kEmpty, kEmpty, kEmpty, kEmpty});
-  __syncthreads();  // all have read the cell
-  for (int c = blockIdx.x + threadIdx.x * gridDim.x; c < kExchangeCells; c += blockDim.x * gridDim.x)
-    p.cells[c] = {cell.x + 1, uint32_t(count), 0, 0};
-  bool over = false;
-  Patience patience(p);
-  for (int i = own.first; i < own.end && !over; i += kFlight * own.stride) {
-    uint4 packets[kFlight][Most];
-    for (bool whole = false; !whole && !over; over = !whole && patience.over()) {
-      whole = true;
+
+  /// make(i): packet i of this rank.
+  template <class Make> __device__ void send(const Own& own, const Make& make) {
+    for (int i = own.first; i < own.end && !over_; i += own.stride) {
+      const uint4 v = make(i);
+#pragma unroll
+      for (int r = 0; r < Most; r++)
+        if (r < p_.ranks && r != p_.rank) put(area(r, cell_.x, p_.rank) + size_t(i) * 16, v);
+    }
+  }
+
+  /// Empties what the message before has left, and counts this one, of `count` packets.
+  __device__ void settle(int count) {
+    for (int i = thread_of_grid(); i < int(cell_.y); i += threads_of_grid())
+      for (int r = 0; r < p_.ranks; r++)
+        if (r != p_.rank) put(area(p_.rank, cell_.x + 2, r) + size_t(i) * 16, {kEmpty, kEmpty, kEmpty, kEmpty});
+    __syncthreads();  // all have read the cell
+    for (int c = blockIdx.x + threadIdx.x * gridDim.x; c < kExchangeCells && !over_; c += blockDim.x * gridDim.x)
+      p_.cells[c] = {cell_.x + 1, uint32_t(count), 0, 0};
+  }
+
+  /// take(i, packets i of all ranks in their order), once they are there.
+  template <class Make, class Take> __device__ void take(const Own& own, const Make& make, const Take& take) {
+    for (int i = own.first; i < own.end && !over_; i += kFlight * own.stride) {
+      uint4 packets[kFlight][Most];
+      for (bool whole = false; !whole && !over_; over_ = !whole && patience_.over()) {
+        whole = true;
+#pragma unroll
+        for (int f = 0; f < kFlight; f++)
+#pragma unroll
+          for (int r = 0; r < Most; r++)
+            if (r < p_.ranks && r != p_.rank && i + f * own.stride < own.end) {
+              packets[f][r] = get(area(p_.rank, cell_.x, r) + size_t(i + f * own.stride) * 16);
+              whole = whole && there(packets[f][r]);
+            }
+      }
 #pragma unroll
       for (int f = 0; f < kFlight; f++)
+        if (const int at = i + f * own.stride; at < own.end && !over_) {
+          uint4 all[Most];
+          const uint4 mine = make(at);
 #pragma unroll
-        for (int r = 0; r < Most; r++)
-          if (r < p.ranks && r != p.rank && i + f * own.stride < own.end) {
-            packets[f][r] = get(area(p.rank, cell.x, r) + size_t(i + f * own.stride) * 16);
-            whole = whole && there(packets[f][r]);
-          }
+          for (int r = 0; r < Most; r++) all[r] = r == p_.rank ? mine : packets[f][r];
+          take(at, all);
+        }
     }
-#pragma unroll
-    for (int f = 0; f < kFlight; f++)
-      if (const int at = i + f * own.stride; at < own.end && !over) {
-        uint4 all[Most];
-        const uint4 mine = make(at);
-#pragma unroll
-        for (int r = 0; r < Most; r++) all[r] = r == p.rank ? mine : packets[f][r];
-        take(at, all);
-      }
   }
-  for (int c = 0; c < kExchangeCells && over; c++) p.cells[c].z = 1;
+
+  __device__ void end() {
+    for (int c = 0; c < kExchangeCells && over_; c++) p_.cells[c].z = 1;
+  }
+
+ private:
+  __device__ char* area(int of, uint32_t message, int from) const {
+    return p_.areas[of] + (size_t(message % 3) * p_.ranks + from) * p_.capacity;
+  }
+
+  const Peers& p_;
+  Patience patience_;
+  uint4 cell_;
+  bool over_;
+};
+
+/// A whole message of `count` packets, a thread for each of them as far as there are threads.
+template <int Most, class Make, class Take> __device__ void exchange(const Peers& p, int count, const Make& make, const Take& take) {
+  const Own own{.first = thread_of_grid(), .stride = threads_of_grid(), .end = count};
+  Message<Most> message(p);
+  message.send(own, make);
+  message.settle(count);
+  message.take(own, make, take);
+  message.end();
 }
 
 /// The sum of all ranks' packets.

@@ -29,7 +29,7 @@ template <bool Vector, class E> __global__ __launch_bounds__(kNormThreads) void 
       row[c / 4] = v.of[j];
     }
   });
-  norm_row<Vector, E>(r, row);
+  norm_row<Vector, E>(r, blockIdx.x, row);
 }
 
 }  // namespace

@@ -63,9 +63,9 @@ template <bool Vector, class E> __device__ void store(E* row, int c, int cols, c
 }
 
 template <bool Vector, class E>
-__device__ void normalize(const Pack<float, 4>* row, float mean, float variance, const Normed& n, int cols) {
+__device__ void normalize(const Pack<float, 4>* row, float mean, float variance, const Normed& n, int64_t at, int cols) {
   const float scale = 1.f / sqrtf(variance + n.eps);
-  E* out = static_cast<E*>(n.out) + blockIdx.x * n.ld;
+  E* out = static_cast<E*>(n.out) + at * n.ld;
   for_fours(cols, [&](int first) {
     const Fours gamma = Fours::load<Vector>(n.gamma, first, cols), beta = Fours::load<Vector>(n.beta, first, cols);
 #pragma unroll
@@ -79,8 +79,8 @@ __device__ void normalize(const Pack<float, 4>* row, float mean, float variance,
   });
 }
 
-/// row [ceil(cols / 4)]: the new x, of which a thread reads what its own columns are.
-template <bool Vector, class E> __device__ void norm_row(const NormRow& r, const Pack<float, 4>* row) {
+/// row [ceil(cols / 4)]: the new x of row `at`, of which a thread reads what its own columns are.
+template <bool Vector, class E> __device__ void norm_row(const NormRow& r, int64_t at, const Pack<float, 4>* row) {
   if (!r.norms[0].out) return;
   float sum = 0;
   for (int c = threadIdx.x * 4; c < r.cols; c += blockDim.x * 4)
@@ -92,7 +92,7 @@ template <bool Vector, class E> __device__ void norm_row(const NormRow& r, const
       if (const float d = row[c / 4].v[i] - mean; Vector || c + i < r.cols) spread = fmaf(d, d, spread);
   const float variance = reduce_sum(spread) / float(r.cols);
   for (const Normed& n : r.norms)
-    if (n.out) normalize<Vector, E>(row, mean, variance, n, r.cols);
+    if (n.out) normalize<Vector, E>(row, mean, variance, n, at, r.cols);
 }
 
 inline Normed normed(const Norm* norm, const Tensor& out) {
