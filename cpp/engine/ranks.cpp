@@ -41,7 +41,9 @@ std::vector<std::unique_ptr<HostGroup>> make_groups(const EngineConfig& c) {
 }  // namespace
 
 Rank::Rank(EngineConfig& config, HostGroup& group, std::vector<std::string>& warnings)
-    : group_(group), executor_(config, group, warnings) {}
+    : group_(group), executor_(config, group, warnings) {
+  if (group.rank() != 0) told_.emplace(executor_.limits());
+}
 
 void Rank::run(const StepBuffer& buffer) {
   group_.doing = {.step = ++steps_, .what = "its beginning"};
@@ -60,7 +62,7 @@ void Rank::report(const StepBuffer& buffer) {
 }
 
 std::string Rank::follow() {
-  StepBuffer buffer(executor_.limits());
+  StepBuffer& buffer = *told_;
   for (;;) {
     const size_t bytes = group_.recv(0, Channel::steps, buffer.message(), buffer.capacity(), HostGroup::Patience::forever);
     buffer.read_message(bytes, samples() ? &logits_ : nullptr);
@@ -177,7 +179,7 @@ std::string Ranks::locate_non_finite(const Sequence& sequence, int32_t length) {
 }
 
 void Ranks::release(const std::string& word) {
-  StepBuffer buffer(executor().limits());
+  StepBuffer buffer(StepLimits{.tokens = 0, .seqs = 0, .blocks_per_seq = 0, .block_size = 0, .vocab = 0, .edit_words = 0});
   buffer.fill_leave();
   tell(buffer);
   for (int r = 1; r < group_->size(); r++) send_text(*group_, r, Channel::steps, word);

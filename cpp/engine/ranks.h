@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -30,7 +31,8 @@ class Rank {
   HostGroup& group_;
   Executor executor_;
   int64_t steps_ = 0;
-  std::vector<float> logits_;  // that a caller of rank 0 asked for, on their way
+  std::optional<StepBuffer> told_;  // rank 0's steps, on the other ranks; of so many bytes that a new one a call would take milliseconds
+  std::vector<float> logits_;       // that a caller of rank 0 asked for, on their way
 };
 
 /// All ranks of an engine as one of them sees them: its own, and the others, which are threads started here, or other processes.
