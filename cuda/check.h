@@ -41,9 +41,12 @@ struct Launch {
   Stream stream;
   size_t shared = 0;  // bytes of dynamic shared memory
 };
-template <class... P, class... A> void launch(const Launch& l, void (*kernel)(P...), A&&... args) {
+template <class... P> void give_shared(const Launch& l, void (*kernel)(P...)) {
   if (l.shared > 48 * 1024)
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(l.shared)), "give a kernel shared memory");
+}
+template <class... P, class... A> void launch(const Launch& l, void (*kernel)(P...), A&&... args) {
+  give_shared(l, kernel);
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;

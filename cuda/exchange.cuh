@@ -128,7 +128,10 @@ template <int Most> class Message {
   /// take(i, packets i of all ranks in their order), once they are there.
   template <class Make, class Take> __device__ void take(const Own& own, const Make& make, const Take& take) {
     for (int i = own.first; i < own.end && !over_; i += kFlight * own.stride) {
-      uint4 packets[kFlight][Most];
+      uint4 packets[kFlight][Most], mine[kFlight];
+#pragma unroll
+      for (int f = 0; f < kFlight; f++)  // loads that need not wait
+        if (i + f * own.stride < own.end) mine[f] = make(i + f * own.stride);
       for (bool whole = false; !whole && !over_; over_ = !whole && patience_.over()) {
         whole = true;
 #pragma unroll
@@ -144,9 +147,8 @@ template <int Most> class Message {
       for (int f = 0; f < kFlight; f++)
         if (const int at = i + f * own.stride; at < own.end && !over_) {
           uint4 all[Most];
-          const uint4 mine = make(at);
 #pragma unroll
-          for (int r = 0; r < Most; r++) all[r] = r == p_.rank ? mine : packets[f][r];
+          for (int r = 0; r < Most; r++) all[r] = r == p_.rank ? mine[f] : packets[f][r];
           take(at, all);
         }
     }

@@ -9,56 +9,66 @@
 namespace neox::cuda {
 namespace {
 
-constexpr int kAhead = 2;  // rows
+constexpr int kAhead = 2;  // rows that are sent before the first of them is waited for
 
-/// W: what travels; E: of the norms.
+/// W: what travels; E: of the norms. Shared memory: [stages][cols / 4], of each row on its way x, which becomes the new x.
 template <class W, class E, int Most>
 __global__ __launch_bounds__(kNormThreads, Most <= 2 ? 2 : 1) void sum_add_norm_kernel(const __grid_constant__ Peers p,
-                                                                                       const __grid_constant__ NormRow r, int rows) {
-  extern __shared__ Pack<float, 4> row[];  // [cols / 4] the new x
+                                                                                       const __grid_constant__ NormRow r, int rows,
+                                                                                       int stages) {
+  extern __shared__ Pack<float, 4> buffers[];
   constexpr int n = kPacked<W>;
   const int packets = r.cols / n;
   const auto own = [&](int at) {
     return Own{.first = at * packets + int(threadIdx.x), .stride = int(blockDim.x), .end = at < rows ? (at + 1) * packets : 0};
   };
   const auto make = [&](int at) { return [&, at](int i) { return pack<W>(r.add + at * r.add_ld + (i - at * packets) * n); }; };
+  const auto buffer = [&](int turn) { return buffers + turn % stages * (r.cols / 4); };
   Message<Most> message(p);
-  int ahead = int(blockIdx.x);
-  for (int i = 0; i < kAhead; i++, ahead += int(gridDim.x)) message.send(own(ahead), make(ahead));
+  const auto begin = [&](int turn) {
+    const int at = int(blockIdx.x) + turn * int(gridDim.x);
+    const Own mine = own(at);
+    message.send(mine, make(at));
+    for (int i = mine.first; i < mine.end; i += mine.stride) {
+      const int c = (i - at * packets) * n;
+#pragma unroll
+      for (int j = 0; j < n; j += 4) copy16(buffer(turn) + (c + j) / 4, r.x + at * r.x_ld + c + j, true);
+    }
+    copy_commit();
+  };
+  for (int turn = 0; turn < kAhead; turn++) begin(turn);
   message.settle(rows * packets);
-  for (int at = int(blockIdx.x); at < rows; at += int(gridDim.x), ahead += int(gridDim.x)) {
-    message.send(own(ahead), make(ahead));
-    float* x = r.x + at * r.x_ld;
+  for (int turn = 0, at = int(blockIdx.x); at < rows; turn++, at += int(gridDim.x)) {
+    copy_wait<kAhead - 1>();
+    Pack<float, 4>* const row = buffer(turn);
     message.take(own(at), make(at), [&](int i, const uint4(&all)[Most]) {
       float sum[n] = {};
       add_all<W>(sum, p.ranks, all);
 #pragma unroll
       for (int j = 0; j < n; j += 4) {
         const int c = (i - at * packets) * n + j;
-        Pack<float, 4> v = load<true>(x, c, r.cols);
+        Pack<float, 4> v = row[c / 4];
         for (int k = 0; k < 4; k++) v.v[k] += sum[j + k];
         if (r.bias) {
           const Pack<float, 4> bias = load<true>(r.bias, c, r.cols);
           for (int k = 0; k < 4; k++) v.v[k] += bias.v[k];
         }
-        store<true>(x, c, r.cols, v);
+        store<true>(r.x + at * r.x_ld, c, r.cols, v);
         row[c / 4] = v;
       }
     });
-    __syncthreads();
+    __syncthreads();  // the row is whole, and the one before has been read
+    begin(turn + kAhead);
     norm_row<true, E>(r, at, row);
-    __syncthreads();  // all have read this row
   }
   message.end();
 }
 
-/// As many CTAs as run at once, since each waits for what the same one of another rank sends.
-template <class... P> unsigned fitting(const Launch& shape, void (*kernel)(P...)) {
-  const int processors = attribute(cudaDevAttrMultiProcessorCount);
-  int each = 1;
-  if (int(shape.grid.x) > processors)
-    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, int(shape.block.x), shape.shared), "ask how much runs at once");
-  return unsigned(std::min({int(shape.grid.x), each * processors, kExchangeCells}));
+template <class... P> unsigned per_processor(const Launch& shape, void (*kernel)(P...)) {
+  int ctas = 0;
+  give_shared(shape, kernel);
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&ctas, kernel, int(shape.block.x), shape.shared), "ask how much runs at once");
+  return unsigned(std::max(1, ctas));
 }
 
 }  // namespace
@@ -69,12 +79,17 @@ bool can_exchange_add_norm(const AddNormArgs& a, DType wire) {
 
 void exchange_add_norm(const Peers& p, const AddNormArgs& a, DType wire, const Stream& stream, int most) {
   Launch shape = norm_shape("all-reduce and add_norm", a, stream);
+  const unsigned rows = shape.grid.x, processors = unsigned(attribute(cudaDevAttrMultiProcessorCount));
   dispatch(wire, [&](auto sent) {
     dispatch(a.out.dtype, [&](auto out) {
       with_most(p.ranks, [&](auto ranks) {
         const auto kernel = sum_add_norm_kernel<Element<sent>, Element<out>, ranks>;
-        shape.grid = std::min(fitting(shape, kernel), unsigned(most));
-        launch(shape, kernel, p, norm_row_of(a), int(a.x.rows));
+        // All CTAs have to run at once, since each waits for what the same one of another rank sends. One a processor does.
+        const size_t row = shape.shared;
+        unsigned ctas = std::min({processors, unsigned(most), unsigned(kExchangeCells)});
+        if (rows > ctas) shape.shared = (kAhead + 1) * row, ctas = std::min(ctas * per_processor(shape, kernel), unsigned(kExchangeCells));
+        shape.grid = std::min(rows, ctas);
+        launch(shape, kernel, p, norm_row_of(a), int(rows), int(shape.shared / row));
       });
     });
   });
