@@ -70,25 +70,25 @@ struct Residual {
 
   Residual(int64_t rows, int64_t cols)
       : x(numbers(100, rows, cols, 4)), bias(numbers(100, 1, cols, 5)), gamma(numbers(100, 1, cols, 6)), beta(numbers(100, 1, cols, 7)),
-        out(size_t(rows * (cols + kPad)) * 2), out2(size_t(rows * (cols + kPad)) * 2), norm{.gamma = view(gamma.data(), 1, cols),
+        out(size_t(rows * (cols + kPad)) * 4), out2(size_t(rows * (cols + kPad)) * 4), norm{.gamma = view(gamma.data(), 1, cols),
                                                                                             .beta = view(beta.data(), 1, cols),
                                                                                             .eps = 1e-5f},
         norm2{.gamma = view(beta.data(), 1, cols), .beta = view(bias.data(), 1, cols), .eps = 1e-5f} {
     for (const Memory* m : {&out, &out2}) ok(cudaMemset(m->data(), 0, m->bytes()), "fill");
   }
-  AddNormArgs args(const Tensor& add) const {
-    const auto half = [&](const Memory& m) {
+  AddNormArgs args(const Tensor& add, DType type) const {
+    const auto normed = [&](const Memory& m) {
       Tensor t = view(m.data(), add.rows, add.cols);
-      t.dtype = DType::f16;
+      t.dtype = type;
       return t;
     };
     return {.x = view(x.data(), add.rows, add.cols),
             .add = add,
             .bias = view(bias.data(), 1, add.cols),
             .norm = &norm,
-            .out = half(out),
+            .out = normed(out),
             .norm2 = &norm2,
-            .out2 = half(out2)};
+            .out2 = normed(out2)};
   }
   bool same_as(const Residual& other) const {
     return x.download() == other.x.download() && out.download() == other.out.download() && out2.download() == other.out2.download();
@@ -126,8 +126,8 @@ class Rank {
     const auto input = [&](int i) { return view(inputs[size_t(i)].data(), rows, kHidden); };
     tell("all-reduce", rows, rows * kHidden * 2, backend, [&](int i) { comm.all_reduce(input(i)); });
     const Residual together(rows, kHidden), apart(rows, kHidden);
-    const auto one = [&](int i) { comm.all_reduce_add_norm(backend, together.args(input(i))); };
-    const auto two = [&](int i) { comm.all_reduce(input(i)), backend.add_norm(apart.args(input(i))); };
+    const auto one = [&](int i) { comm.all_reduce_add_norm(backend, together.args(input(i), DType::f16)); };
+    const auto two = [&](int i) { comm.all_reduce(input(i)), backend.add_norm(apart.args(input(i), DType::f16)); };
     const std::vector<float> random = numbers(group_.rank(), rows, kHidden, 0);
     for (const auto& run : {std::function<void(int)>(one), std::function<void(int)>(two)}) {
       ok(cudaMemcpy(inputs[0].data(), random.data(), inputs[0].bytes(), cudaMemcpyHostToDevice), "upload");
@@ -277,7 +277,7 @@ int on_one_gpu(int ranks) {
       });
       std::deque<Residual> together, apart;
       for (int r = 0; r < ranks; r++) together.emplace_back(rows, kCols), apart.emplace_back(rows, kCols);
-      const auto args = [&](const std::deque<Residual>& of, size_t r) { return of[r].args(view(x[r].data(), rows, kCols)); };
+      const auto args = [&](const std::deque<Residual>& of, size_t r) { return of[r].args(view(x[r].data(), rows, kCols), wire); };
       all([&](size_t r, const Stream& stream) { exchange_add_norm(peers[r], args(together, r), wire, stream, kMost); });
       all([&](size_t r, const Stream& stream) { exchange_sum(peers[r], view(x[r].data(), rows, kCols), wire, stream); });
       for (size_t r = 0; r < size_t(ranks); r++) backend.add_norm(args(apart, r));

@@ -31,7 +31,7 @@ void exchange_sum(const Peers& peers, const Tensor& x, DType wire, const Stream&
 /// add_norm(a) once a.add has become its sum over the ranks, which is written nowhere: bit for bit exchange_sum and add_norm. By at most
 /// `most` CTAs.
 void exchange_add_norm(const Peers& peers, const AddNormArgs& a, DType wire, const Stream& stream, int most = kExchangeCells);
-/// Whether it may be called: rows have to consist of whole packets.
+/// Whether it may be called: the norms are of the type that travels, and rows consist of whole packets.
 bool can_exchange_add_norm(const AddNormArgs& a, DType wire);
 /// out [rows, ranks * cols] f32: the ranks' parts [rows, cols] f32 side by side; part's rows may be read up to a multiple of 4 columns.
 void exchange_parts(const Peers& peers, const Tensor& out, const Tensor& part, const Stream& stream);

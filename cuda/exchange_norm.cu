@@ -11,19 +11,20 @@ namespace {
 
 constexpr int kAhead = 2;  // rows that are sent before the first of them is waited for
 
-/// W: what travels; E: of the norms. Shared memory: [stages][cols / 4], of each row on its way x, which becomes the new x.
-template <class W, class E, int Most>
-__global__ __launch_bounds__(kNormThreads, Most <= 2 ? 2 : 1) void sum_add_norm_kernel(const __grid_constant__ Peers p,
-                                                                                       const __grid_constant__ NormRow r, int rows,
-                                                                                       int stages) {
+/// E: what travels, and the norms. Many: rows of a CTA; else it has one.
+/// Shared memory: [kBuffers][cols / 4], of each row on its way x, which becomes the new x.
+/// Of two ranks 64 registers: two CTAs fit on a processor, and one fits beside one of linear_stream.cuh, so that it can start early.
+template <class E, int Most, bool Many>
+__global__ __launch_bounds__(kNormThreads, (Most <= 2 ? 2 : 1)) void sum_add_norm_kernel(const __grid_constant__ Peers p,
+                                                                                         const __grid_constant__ NormRow r, int rows) {
+  constexpr int n = kPacked<E>, kBegun = Many ? kAhead : 1, kBuffers = Many ? kAhead + 1 : 1;
   extern __shared__ Pack<float, 4> buffers[];
-  constexpr int n = kPacked<W>;
   const int packets = r.cols / n;
   const auto own = [&](int at) {
     return Own{.first = at * packets + int(threadIdx.x), .stride = int(blockDim.x), .end = at < rows ? (at + 1) * packets : 0};
   };
-  const auto make = [&](int at) { return [&, at](int i) { return pack<W>(r.add + at * r.add_ld + (i - at * packets) * n); }; };
-  const auto buffer = [&](int turn) { return buffers + turn % stages * (r.cols / 4); };
+  const auto make = [&](int at) { return [&, at](int i) { return pack<E>(r.add + at * r.add_ld + (i - at * packets) * n); }; };
+  const auto buffer = [&](int turn) { return buffers + turn % kBuffers * (r.cols / 4); };
   Message<Most> message(p);
   const auto begin = [&](int turn) {
     const int at = int(blockIdx.x) + turn * int(gridDim.x);
@@ -36,14 +37,14 @@ __global__ __launch_bounds__(kNormThreads, Most <= 2 ? 2 : 1) void sum_add_norm_
     }
     copy_commit();
   };
-  for (int turn = 0; turn < kAhead; turn++) begin(turn);
+  for (int turn = 0; turn < kBegun; turn++) begin(turn);
   message.settle(rows * packets);
-  for (int turn = 0, at = int(blockIdx.x); at < rows; turn++, at += int(gridDim.x)) {
-    copy_wait<kAhead - 1>();
+  for (int turn = 0, at = int(blockIdx.x); at < rows && (Many || turn == 0); turn++, at += int(gridDim.x)) {
+    copy_wait<kBegun - 1>();
     Pack<float, 4>* const row = buffer(turn);
     message.take(own(at), make(at), [&](int i, const uint4(&all)[Most]) {
       float sum[n] = {};
-      add_all<W>(sum, p.ranks, all);
+      add_all<E>(sum, p.ranks, all);
 #pragma unroll
       for (int j = 0; j < n; j += 4) {
         const int c = (i - at * packets) * n + j;
@@ -58,7 +59,7 @@ __global__ __launch_bounds__(kNormThreads, Most <= 2 ? 2 : 1) void sum_add_norm_
       }
     });
     __syncthreads();  // the row is whole, and the one before has been read
-    begin(turn + kAhead);
+    if constexpr (Many) begin(turn + kAhead);
     norm_row<true, E>(r, at, row);
   }
   message.end();
@@ -74,23 +75,21 @@ template <class... P> unsigned per_processor(const Launch& shape, void (*kernel)
 }  // namespace
 
 bool can_exchange_add_norm(const AddNormArgs& a, DType wire) {
-  return a.add && a.x.cols % int64_t(16 / size_of(wire)) == 0 && vector_rows(a);
+  return a.add && (!a.norm || a.out.dtype == wire) && a.x.cols % int64_t(16 / size_of(wire)) == 0 && vector_rows(a);
 }
 
 void exchange_add_norm(const Peers& p, const AddNormArgs& a, DType wire, const Stream& stream, int most) {
   Launch shape = norm_shape("all-reduce and add_norm", a, stream);
-  const unsigned rows = shape.grid.x, processors = unsigned(attribute(cudaDevAttrMultiProcessorCount));
-  dispatch(wire, [&](auto sent) {
-    dispatch(a.out.dtype, [&](auto out) {
-      with_most(p.ranks, [&](auto ranks) {
-        const auto kernel = sum_add_norm_kernel<Element<sent>, Element<out>, ranks>;
-        // All CTAs have to run at once, since each waits for what the same one of another rank sends. One a processor does.
-        const size_t row = shape.shared;
-        unsigned ctas = std::min({processors, unsigned(most), unsigned(kExchangeCells)});
-        if (rows > ctas) shape.shared = (kAhead + 1) * row, ctas = std::min(ctas * per_processor(shape, kernel), unsigned(kExchangeCells));
-        shape.grid = std::min(rows, ctas);
-        launch(shape, kernel, p, norm_row_of(a), int(rows), int(shape.shared / row));
-      });
+  const int rows = int(shape.grid.x), processors = attribute(cudaDevAttrMultiProcessorCount);
+  dispatch(wire, [&](auto type) {
+    with_most(p.ranks, [&](auto ranks) {
+      using E = Element<type>;
+      // All CTAs have to run at once, since each waits for what another rank's sends. One a processor does.
+      if (rows <= std::min(processors, most)) return launch(shape, sum_add_norm_kernel<E, ranks, false>, p, norm_row_of(a), rows);
+      const auto kernel = sum_add_norm_kernel<E, ranks, true>;
+      shape.shared *= kAhead + 1;
+      shape.grid = std::min({shape.grid.x, per_processor(shape, kernel) * unsigned(processors), unsigned(most)});
+      launch(shape, kernel, p, norm_row_of(a), rows);
     });
   });
 }
