@@ -13,10 +13,11 @@ constexpr int kAhead = 2;  // rows that are sent before the first of them is wai
 
 /// E: what travels, and the norms. Many: rows of a CTA; else it has one.
 /// Shared memory: [kBuffers][cols / 4], of each row on its way x, which becomes the new x.
-/// Of two ranks 64 registers: two CTAs fit on a processor, and one fits beside one of linear_stream.cuh, so that it can start early.
+/// Many rows of two ranks take 64 registers, so that two CTAs are on a processor; of few rows each is sooner done with more.
 template <class E, int Most, bool Many>
-__global__ __launch_bounds__(kNormThreads, (Most <= 2 ? 2 : 1)) void sum_add_norm_kernel(const __grid_constant__ Peers p,
-                                                                                         const __grid_constant__ NormRow r, int rows) {
+__global__ __launch_bounds__(kNormThreads, (Many && Most <= 2 ? 2 : 1)) void sum_add_norm_kernel(const __grid_constant__ Peers p,
+                                                                                                 const __grid_constant__ NormRow r,
+                                                                                                 int rows) {
   constexpr int n = kPacked<E>, kBegun = Many ? kAhead : 1, kBuffers = Many ? kAhead + 1 : 1;
   extern __shared__ Pack<float, 4> buffers[];
   const int packets = r.cols / n;
