@@ -21,10 +21,11 @@ constexpr size_t kCold = size_t(256) << 20;  // bytes of weights between two use
 constexpr int kMostCopies = 128;             // smaller products than 2 MiB are of models that an L2 holds
 constexpr int kProposals = 40, kFinalists = 4;
 constexpr int kQuick = 3, kRounds = 11;  // replays: of a candidate, and of each finalist, taking turns
-// Of the time without a choice: what is faster by less is noise, or, with so many rows that operations are the limit, may well be slower
-// where the power that the card may draw is one too. Reading is the limit below about 170 rows (16 bits, 4.5 TB/s, 757 TFLOP/s).
+// With more rows operations are the limit (16 bits, 4.5 TB/s, 757 TFLOP/s: from about 170 on), and soon the power that the card may draw:
+// what takes the least then shows only where each finalist runs by itself, and for longer than the card looks back.
 constexpr int32_t kReadingRows = 160;
-constexpr double worth_it(int32_t rows) { return rows <= kReadingRows ? 0.99 : 0.95; }
+constexpr double kSettle = 80, kSustained = 80;  // milliseconds: before what is timed, and of that
+constexpr double kWorthIt = 0.99;                // of the time without a choice: what is faster by less is noise
 constexpr int kThreads = 256;
 
 /// sums: [2], |a - b|^2 and |b|^2
@@ -81,8 +82,10 @@ class LinearTuner final : public Tuner {
   /// body for the parts of the call, with the copy-th weights of all.
   template <class Body> auto with_call(const TuneCall& c, int32_t rows, int copy, Body body) const;
   template <class Body> Candidate recorded(const GemmChoice& choice, size_t bytes, Body body);
-  double time(const Candidate& c);
+  double time(const Candidate& c, int replays = 1);
   void time_by_turns(std::vector<Candidate>& candidates);
+  void time_alone(Candidate& c);
+  void compare(std::vector<Candidate>& candidates, int32_t rows);
   void use(const GemmKey& key, const GemmChoice& choice);
   void use(const TuneCall& c, int32_t rows, const TunedCall& tuned);
   void clear_out() { check(cudaMemsetAsync(out_.data(), 0, out_.bytes(), backend_.stream_), "clear memory"); }
@@ -165,15 +168,15 @@ template <class Body> LinearTuner::Candidate LinearTuner::recorded(const GemmCho
 }
 
 /// Microseconds of a product. A replay before keeps the GPU busy until all that is timed is in its queue.
-double LinearTuner::time(const Candidate& c) {
+double LinearTuner::time(const Candidate& c, int replays) {
   c.replay->run();
   check(cudaEventRecord(events_[0], backend_.stream_), "record an event");
-  c.replay->run();
+  for (int i = 0; i < replays; i++) c.replay->run();
   check(cudaEventRecord(events_[1], backend_.stream_), "record an event");
   check(cudaEventSynchronize(events_[1]), "measure");
   float ms = 0;
   check(cudaEventElapsedTime(&ms, events_[0], events_[1]), "measure");
-  return double(ms) * 1000 / c.products;
+  return double(ms) * 1000 / c.products / replays;
 }
 
 void LinearTuner::time_by_turns(std::vector<Candidate>& candidates) {
@@ -181,6 +184,17 @@ void LinearTuner::time_by_turns(std::vector<Candidate>& candidates) {
   for (int round = 0; round < kRounds; round++)
     for (size_t i = 0; i < candidates.size(); i++) times[i].push_back(time(candidates[i]));
   for (size_t i = 0; i < candidates.size(); i++) candidates[i].us = median(times[i]);
+}
+
+void LinearTuner::time_alone(Candidate& c) {
+  const double replay_ms = time(c) * c.products / 1000;
+  time(c, int(kSettle / replay_ms) + 1);
+  c.us = time(c, int(kSustained / replay_ms) + 1);
+}
+
+void LinearTuner::compare(std::vector<Candidate>& candidates, int32_t rows) {
+  if (rows <= kReadingRows) return time_by_turns(candidates);
+  for (Candidate& c : candidates) time_alone(c);
 }
 
 void LinearTuner::use(const GemmKey& key, const GemmChoice& choice) {
@@ -242,9 +256,9 @@ TunedPart LinearTuner::tune_part(const TuneCall& c, size_t i, int32_t rows) {
   std::vector<Candidate> found = candidates(c, i, rows);
   std::sort(found.begin() + 1, found.end(), [](const Candidate& a, const Candidate& b) { return a.us < b.us; });
   if (found.size() > kFinalists + 1) found.erase(found.begin() + kFinalists + 1, found.end());
-  time_by_turns(found);
+  compare(found, rows);
   const auto best = std::min_element(found.begin(), found.end(), [](const Candidate& a, const Candidate& b) { return a.us < b.us; });
-  if (best->us >= worth_it(rows) * found[0].us) return {.library_us = found[0].us, .tuned_us = found[0].us, .choice = {}};
+  if (best->us >= kWorthIt * found[0].us) return {.library_us = found[0].us, .tuned_us = found[0].us, .choice = {}};
   return {.library_us = found[0].us, .tuned_us = best->us, .choice = best->choice};
 }
 
@@ -269,12 +283,12 @@ void LinearTuner::tune_whole(const TuneCall& c, int32_t rows, TunedCall& tuned) 
   }
   const auto taken = [&](std::initializer_list<LinearArgs> parts) { return backend_.small_linear_->takes(parts); };
   if (with_call(c, rows, 0, taken)) ways.push_back(recorded({}, bytes_of(c), [&](int copy) { with_call(c, rows, copy, own); }));
-  time_by_turns(ways);
-  if (ways[1].us >= worth_it(rows) * ways[0].us) tuned = plain;
+  compare(ways, rows);
+  if (ways[1].us >= kWorthIt * ways[0].us) tuned = plain;
   tuned.tuned_us = std::min(ways[0].us, ways[1].us);
   if (ways.size() == 2) return;
   tuned.own_us = ways[2].us;
-  if (tuned.tuned_us >= worth_it(rows) * tuned.own_us)
+  if (tuned.tuned_us >= kWorthIt * tuned.own_us)
     for (TunedPart& part : tuned.parts) part.choice = {.algorithm = GemmChoice::kOwn};
 }
 

@@ -32,7 +32,7 @@ SMALL = "4 1 128 16 64 4096 5000 1 1"  # gpt_gemm's arguments for SHAPE_SMALL in
 TUNE = ["8 1 32 64 96 24576 50432 1 2", "8 1 32 64 96 24576 50432 1 1", "8 1 32 64 96 24576 50432 0 1", "8 1 32 64 96 24576 50432 2 1"]
 SPEED = "64 1 576 64 96 24576 50432 1 1"  # every number of rows that a step may have
 ERROR = 5e-3  # relative L2 of logits in float16, by another order of summation
-FIRST_TOKENS = 5  # calls for one token in a round: short ones vary by 2 %
+SHORT, SHORT_CALLS = 1024, 5  # prompt tokens of a call for one token that takes less than 100 ms and varies by 2 %; such calls in a round
 GREEDY = SamplingParams(max_tokens=24, temperature=0, ignore_eos=True)
 
 
@@ -180,7 +180,7 @@ def compare(engines: dict[str, Engine], batch: int, length: int, args: argparse.
     for number in range(args.rounds + 1):  # the first one warms up
         for name in sorted(engines, reverse=number % 2 == 1):
             all_ = timed(engines[name], batch, length, 1 + args.new_tokens)
-            one = median(timed(engines[name], batch, length, 1) for _ in range(FIRST_TOKENS))
+            one = median(timed(engines[name], batch, length, 1) for _ in range(SHORT_CALLS if batch * length <= SHORT else 1))
             if number > 0:
                 times[name].append((one, (all_ - one) / args.new_tokens))
     medians = {name: [median(values) * 1e3 for values in zip(*runs)] for name, runs in times.items()}
