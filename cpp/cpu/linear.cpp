@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "cpu/math.h"
+#include "cpu/panels.h"
 #include "cpu/weight_only.h"
 
 namespace neox::NEOX_ISA {
@@ -141,29 +142,16 @@ struct Problem {  // y [M, N] (+)= x [M, K] W^T
             .add = task.accumulate || k0 > 0,
             .last = outputs(end)};
   }
-  void finish(int64_t p) const {
-    if (task.args.act == Act::none) return;
-    const int n = outputs(p);
-    for (int64_t m = 0; m < M; m++) {
-      float* out = y.row(m) + p * kLanes;
-      if (n == kLanes) store(out, activate(task.args.act, load(out)));
-      else store_first(out, activate(task.args.act, load_first(out, n)), n);
-    }
-  }
 };
 
-// Up to 16 rows, bound by memory: P panels side by side, as far apart as this thread's share allows, so that each is a stream that runs on
-// into its next panel.
 template <class W> void few_rows(const Problem& a, int64_t p0, int64_t p1) {
-  const int64_t groups = (a.M + kFew - 1) / kFew, P = groups == 1 ? panels_for<W>(int(a.M)) : 1, stride = (p1 - p0) / P;
-  auto over = [&](const TileFn* tiles, int64_t p, int64_t n) {
+  const int64_t groups = (a.M + kFew - 1) / kFew, P = groups == 1 ? panels_for<W>(int(a.M)) : 1;
+  by_streams(a, p0, p1, P, [&](int64_t p, int64_t stride, int64_t n) {
+    const TileFn* tiles = groups == 1 && n == P ? Tiles<W>::side_by_side : Tiles<W>::one;
     for (int64_t k = 0; k < a.K; k += kBlock)
       for (int64_t g = 0; g < groups; g++)
         run_group(tiles, a.tile(p, stride, p + (n - 1) * stride, k, std::min<int64_t>(k + kBlock, a.K)), a.M, groups, g);
-    for (int64_t i = 0; i < n; i++) a.finish(p + i * stride);
-  };
-  for (int64_t p = p0; p < p0 + stride; p++) over(groups == 1 ? Tiles<W>::side_by_side : Tiles<W>::one, p, P);
-  for (int64_t p = p0 + stride * P; p < p1; p++) over(Tiles<W>::one, p, 1);
+  });
 }
 
 template <class W> INL void widen_panel(W, const char* w, int64_t, int32_t, int64_t k0, int64_t k1, float* out) {  // -> [k1 - k0][16]
@@ -198,7 +186,7 @@ template <class W> void many_rows(const Problem& a, int64_t p0, int64_t p1) {
           run_group(n == P ? Tiles<W32>::side_by_side : Tiles<W32>::one, t, a.M, groups, g);
         }
     }
-    for (int64_t p = c; p < end; p++) a.finish(p);
+    for (int64_t p = c; p < end; p++) finish(a, p);
   }
 }
 

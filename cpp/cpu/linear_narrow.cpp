@@ -7,6 +7,7 @@
 
 #include "cpu/isa.h"
 #include "cpu/math.h"
+#include "cpu/panels.h"
 #include NEOX_DOT
 
 namespace neox::NEOX_ISA {
@@ -165,27 +166,14 @@ struct Problem {
                  .add = task.accumulate,
                  .last = outputs(end)});
   }
-  void finish(int64_t p) const {
-    if (task.args.act == Act::none) return;
-    const int n = outputs(p);
-    for (int64_t m = 0; m < M; m++) {
-      float* out = y.row(m) + p * kLanes;
-      if (n == kLanes) store(out, activate(task.args.act, load(out)));
-      else store_first(out, activate(task.args.act, load_first(out, n)), n);
-    }
-  }
 };
 
-// Up to 16 rows, bound by memory: P panels side by side, as far apart as this thread's share allows, so that each is a stream that runs on
-// into its next panel.
 template <class T> void few_rows(const Problem& a, int64_t p0, int64_t p1) {
-  const int64_t groups = (a.M + T::kFew - 1) / T::kFew, P = groups == 1 ? panels_for(T::kRegisters, int(a.M)) : 1, stride = (p1 - p0) / P;
-  auto over = [&](const TileFn* tiles, int64_t p, int64_t n) {
+  const int64_t groups = (a.M + T::kFew - 1) / T::kFew, P = groups == 1 ? panels_for(T::kRegisters, int(a.M)) : 1;
+  by_streams(a, p0, p1, P, [&](int64_t p, int64_t stride, int64_t n) {
+    const TileFn* tiles = groups == 1 && n == P ? Tiles<T>::side_by_side : Tiles<T>::one;
     for (int64_t g = 0; g < groups; g++) a.run(tiles, p, stride, p + (n - 1) * stride, groups, g);
-    for (int64_t i = 0; i < n; i++) a.finish(p + i * stride);
-  };
-  for (int64_t p = p0; p < p0 + stride; p++) over(groups == 1 ? Tiles<T>::side_by_side : Tiles<T>::one, p, P);
-  for (int64_t p = p0 + stride * P; p < p1; p++) over(Tiles<T>::one, p, 1);
+  });
 }
 
 // Many rows, bound by arithmetic: a group of rows stays in the first-level cache, a chunk of panels in the second.
@@ -199,7 +187,7 @@ template <class T> void many_rows(const Problem& a, int64_t p0, int64_t p1) {
         n = p + kPair <= end ? kPair : 1;
         a.run(n == kPair ? Tiles<T>::pair : Tiles<T>::one, p, 1, p + n - 1, groups, g);
       }
-    for (int64_t p = c; p < end; p++) a.finish(p);
+    for (int64_t p = c; p < end; p++) finish(a, p);
   }
 }
 
