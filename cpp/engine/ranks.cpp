@@ -40,8 +40,7 @@ std::vector<std::unique_ptr<HostGroup>> make_groups(const EngineConfig& c) {
 
 }  // namespace
 
-Rank::Rank(EngineConfig& config, HostGroup& group, std::vector<std::string>& warnings)
-    : group_(group), executor_(config, group, warnings) {
+Rank::Rank(EngineConfig& config, HostGroup& group, std::vector<std::string>& warnings) : group_(group), executor_(config, group, warnings) {
   if (group.rank() != 0) told_.emplace(executor_.limits());
 }
 
