@@ -41,6 +41,7 @@ struct Launch {
   Stream stream;
   size_t shared = 0;  // bytes of dynamic shared memory
 };
+/// Lets a kernel have as much shared memory as it is launched with, which above 48 KiB is asked for.
 template <class... P> void give_shared(const Launch& l, void (*kernel)(P...)) {
   if (l.shared > 48 * 1024)
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(l.shared)), "give a kernel shared memory");

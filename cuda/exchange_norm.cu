@@ -66,6 +66,7 @@ __global__ __launch_bounds__(kNormThreads, (Many && Most <= 2 ? 2 : 1)) void sum
   message.end();
 }
 
+/// CTAs of this shape that are on a processor at once.
 template <class... P> unsigned per_processor(const Launch& shape, void (*kernel)(P...)) {
   int ctas = 0;
   give_shared(shape, kernel);
@@ -85,7 +86,7 @@ void exchange_add_norm(const Peers& p, const AddNormArgs& a, DType wire, const S
   dispatch(wire, [&](auto type) {
     with_most(p.ranks, [&](auto ranks) {
       using E = Element<type>;
-      // All CTAs have to run at once, since each waits for what another rank's sends. One a processor does.
+      // All CTAs have to run at once, since each waits for another rank's, which waits for it. One a processor does.
       if (rows <= std::min(processors, most)) return launch(shape, sum_add_norm_kernel<E, ranks, false>, p, norm_row_of(a), rows);
       const auto kernel = sum_add_norm_kernel<E, ranks, true>;
       shape.shared *= kAhead + 1;

@@ -186,6 +186,7 @@ void LinearTuner::time_by_turns(std::vector<Candidate>& candidates) {
   for (size_t i = 0; i < candidates.size(); i++) candidates[i].us = median(times[i]);
 }
 
+/// With the GPU to itself, once it has settled at this candidate's power.
 void LinearTuner::time_alone(Candidate& c) {
   const double replay_ms = time(c) * c.products / 1000;
   time(c, int(kSettle / replay_ms) + 1);
