@@ -32,7 +32,7 @@ SMALL = "4 1 128 16 64 4096 5000 1 1"  # gpt_gemm's arguments for SHAPE_SMALL in
 TUNE = ["8 1 32 64 96 24576 50432 1 2", "8 1 32 64 96 24576 50432 1 1", "8 1 32 64 96 24576 50432 0 1", "8 1 32 64 96 24576 50432 2 1"]
 SPEED = "64 1 576 64 96 24576 50432 1 1"  # every number of rows that a step may have
 ERROR = 5e-3  # relative L2 of logits in float16, by another order of summation
-SHORT, SHORT_CALLS = 1024, 5  # prompt tokens of a call for one token that takes less than 100 ms and varies by 2 %; such calls in a round
+SHORT, SHORT_CALLS = 2048, 5  # prompt tokens of a call for one token that takes less than 150 ms and varies by 2 %; such calls in a round
 GREEDY = SamplingParams(max_tokens=24, temperature=0, ignore_eos=True)
 
 
