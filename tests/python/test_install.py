@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `cmake --install` leaves: programs that run from there, and a package for C++ programs. NEOX_BUILD names the build folder."""
 
+import os
 import shutil
 import subprocess
 
@@ -73,14 +74,22 @@ def test_the_installed_example_runs_its_demo_from_any_folder(prefix, tmp_path):
     assert len((tmp_path / "out").read_text().splitlines()) == 8
 
 
-def test_the_installed_example_finds_its_mpi(prefix, tmp_path):
+@pytest.mark.parametrize("called", ["by its path", "by its name", "from its folder", "from the folder above"])
+def test_the_installed_example_finds_its_mpi(prefix, tmp_path, called):
     alone = tmp_path / "alone"
     alone.mkdir()
     assert run(prefix / "bin" / "gptneox_example", cwd=alone).returncode == 0
-    done = run(*mpi.command(2, prefix / "bin" / "gptneox_example"), cwd=tmp_path, env=mpi.environment())
+    program, folder, environment = prefix / "bin" / "gptneox_example", tmp_path, mpi.environment()
+    if called == "by its name":
+        program, environment = "gptneox_example", mpi.environment(PATH=f"{prefix / 'bin'}:{os.environ['PATH']}")
+    elif called == "from its folder":
+        program, folder = "./gptneox_example", prefix / "bin"
+    elif called == "from the folder above":
+        program, folder = "bin/gptneox_example", prefix
+    done = run(*mpi.command(2, program), cwd=folder, env=environment)
     assert done.returncode == 0, done.stderr
     assert "Total ranks: 2." in done.stdout
-    assert (tmp_path / "out").read_text() == (alone / "out").read_text()
+    assert (folder / "out").read_text() == (alone / "out").read_text()
 
 
 def test_what_is_installed_names_neither_sources_nor_build(prefix):
