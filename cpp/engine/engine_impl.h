@@ -50,7 +50,7 @@ struct Engine::Impl {
   void draw(const Chunk& chunk, const Executor::Result& result, size_t first, std::vector<Delta>& deltas);
   BeamEnd end_by_token(const Sequence& s, std::span<const int32_t> tokens) const;
   void append(Sequence& s, int32_t position, const Sample& sample, Delta& delta) const;
-  void cut_text(Sequence& s, int32_t generated, Delta& delta) const;
+  void cut_text(Sequence& s, int32_t generated, size_t fresh, Delta& delta) const;
 
   // outcome_beams.cpp: the same for beams
   void advance_beams(std::span<const Chunk> chunks, const Executor::Result& result, size_t first, size_t candidate,

@@ -41,11 +41,12 @@ void Engine::Impl::end(Sequence& s) {
   scheduler.remove(&s);
 }
 
-void Engine::Impl::cut_text(Sequence& s, int32_t generated, Delta& delta) const {
+/// fresh: bytes of the last token, in which a stop string has to end: one that min_tokens passed over may still be held back.
+void Engine::Impl::cut_text(Sequence& s, int32_t generated, size_t fresh, Delta& delta) const {
   const SamplingParams& p = s.params;
   const std::string text = s.before + s.held;
   StopMatch match;
-  if (!p.stop.empty() && generated >= p.min_tokens && find_stop(text, p.stop, match, s.before.size())) {
+  if (!p.stop.empty() && generated >= p.min_tokens && find_stop(text, p.stop, match, text.size() - fresh)) {
     s.finish = FinishReason::stop;
     delta.stop_token = -1, delta.stop_string = p.stop[match.which];
     s.held.resize(std::max(p.include_stop_str_in_output ? match.end : match.begin, s.before.size()) - s.before.size());
@@ -80,13 +81,15 @@ void Engine::Impl::append(Sequence& s, int32_t position, const Sample& sample, D
   if (position < s.length()) s.tokens[size_t(position)] = sample.id;  // where the plan left a note that it was being drawn
   else s.tokens.push_back(sample.id);
   delta.token_ids.push_back(sample.id);
+  const size_t held = s.held.size();
   if (size_t(sample.id) < vocabulary.bytes.size()) s.held += vocabulary.bytes[size_t(sample.id)];
+  const size_t fresh = s.held.size() - held;
   s.processors.see(sample.id);
   const SamplingParams& p = s.params;
   if (p.top_p_decay < 1) s.top_p = sample.id == p.top_p_reset_id ? p.top_p : std::max(s.top_p * p.top_p_decay, p.top_p_min);
   BeamEnd end = end_by_token(s, std::span(s.tokens).first(size_t(position) + 1));
   s.finish = end.reason, delta.stop_token = end.stop_token;
-  cut_text(s, position + 1 - s.prompt_length, delta);
+  cut_text(s, position + 1 - s.prompt_length, fresh, delta);
   delta.finish = s.finish;
 }
 

@@ -95,12 +95,8 @@ BeamEnd Engine::Impl::end_of(const Sequence& beam, const Continuation& c) const 
 /// The n best, as one delta each.
 void Engine::Impl::tell_hypotheses(Sequence& leader, std::vector<Delta>& deltas) {
   const std::vector<Hypothesis>& finished = leader.group->search.finished();
-  if (int32_t(finished.size()) < leader.params.n)
-    return fail_request(leader,
-                        Error(ErrorKind::invalid, concat("every token is banned at a position of request ", leader.request_id, " with ",
-                                                         finished.size(), " hypotheses finished, of n ", leader.params.n)),
-                        deltas);
-  for (int32_t i = 0; i < leader.params.n; i++) {
+  const auto told = std::min(int32_t(finished.size()), leader.params.n);
+  for (int32_t i = 0; i < told; i++) {
     const Hypothesis& h = finished[size_t(i)];
     Delta delta{.request_id = leader.request_id, .index = i, .token_ids = h.tokens, .score = h.score};
     if (i == 0) delta.prompt_logprobs = std::move(leader.prompt_scores);
@@ -118,6 +114,13 @@ void Engine::Impl::tell_hypotheses(Sequence& leader, std::vector<Delta>& deltas)
     generated += int64_t(h.tokens.size());
     deltas.push_back(std::move(delta));
   }
+  for (int32_t i = told; i < leader.params.n; i++)
+    deltas.push_back({.request_id = leader.request_id,
+                      .index = i,
+                      .finish = FinishReason::error,
+                      .error = concat("every token is banned at a position of request ", leader.request_id, " with ", told,
+                                      " hypotheses finished, of n ", leader.params.n),
+                      .error_kind = ErrorKind::invalid});
   leader.finish = FinishReason::stop;
   end(leader);
 }

@@ -79,6 +79,8 @@ def paired(
             tokens.append(read(prompt))
     if params is None or isinstance(params, SamplingParams):
         params = [params or SamplingParams()] * len(tokens)
+    if wrong := [entry for entry in params if not isinstance(entry, SamplingParams)]:
+        raise TypeError(f"params holds {type(wrong[0]).__name__}, expected SamplingParams, or one for each prompt")
     if len(params) != len(tokens):
         raise ValueError(f"params has {len(params)} entries for {len(tokens)} prompts: expected one, or one for each prompt")
     return list(zip(tokens, params))

@@ -153,6 +153,9 @@ def test_bans_that_leave_nothing_fail_a_search_by_name(folder_of):
     bad, fine = engine.generate([[1, 2], [1, 2]], [params, good])
     assert bad.outputs[0].finish_reason == "error" and "every token is banned" in str(bad.outputs[0].error)
     assert fine.outputs[0].finish_reason == "length"
+    few = engine.generate([1, 2], SamplingParams(max_tokens=4, beam_width=4, n=4, ignore_eos=True, allowed_token_ids=[5]))[0].outputs
+    assert [made.finish_reason for made in few] == ["length", "error", "error", "error"] and few[0].token_ids == [5] * 4
+    assert "with 1 hypotheses finished, of n 4" in str(few[1].error)
 
 
 def test_stop_strings_and_phrases_end_hypotheses(folder_of):

@@ -102,11 +102,18 @@ def test_submit_and_step_are_the_loop_of_a_server(engine):
     assert engine.step() == []
 
 
+def test_params_that_are_none_are_refused_by_name(engine):
+    for wrong, found in (({"max_tokens": 1}, "str"), ([None], "NoneType")):
+        with pytest.raises(TypeError, match=f"params holds {found}, expected SamplingParams, or one for each prompt"):
+            engine.generate([PROMPT], wrong)
+
+
 def test_a_cancelled_request_says_so_and_an_unknown_one_is_ignored(engine):
     request = engine.submit(PROMPT, LONG)
     engine.step()
     engine.cancel(request)
-    engine.cancel(10**9)
+    for unknown in (10**9, -1, 2**64):
+        engine.cancel(unknown)
     deltas = []
     while engine.has_work():
         deltas += engine.step()

@@ -88,6 +88,15 @@ def test_stop_strings_do_not_count_before_min_tokens(demo, free):
     assert len(made.token_ids) >= 20
 
 
+@pytest.mark.parametrize("include", (False, True))
+def test_a_stop_that_min_tokens_passed_over_ends_nothing_while_a_longer_one_holds_it_back(demo, free, include):
+    for k in range(2, 40, 3):
+        first, longer = demo.tokenizer.decode(free.token_ids[k : k + 1]), demo.tokenizer.decode(free.token_ids[k : k + 2]) + "~"
+        common = {"max_tokens": 80, "min_tokens": k + 2, "temperature": 0, "ignore_eos": True, "include_stop_str_in_output": include}
+        alone, both = (demo.generate(PROMPT, SamplingParams(**common, stop=stop))[0].outputs[0] for stop in ([first], [first, longer]))
+        assert (both.token_ids, both.text, both.stop_reason) == (alone.token_ids, alone.text, alone.stop_reason)
+
+
 def byte_model(tmp_path):
     """A model whose tokens are single bytes: every character beyond ASCII comes in pieces."""
     from neoxnative.tokenizer import _BYTES
