@@ -72,7 +72,28 @@ TEST(Example, AKeyThatNobodyReadsIsAWarningInEverySection) {
     ASSERT_EQ(job.warnings.size(), 1u);
     EXPECT_TRUE(job.warnings[0].ends_with("tpo_k is no key that this program reads, so it does nothing")) << job.warnings[0];
   }
+  for (const char* section : {"[task_0]\n", "[m_task_1]\n"}) {
+    std::string text = ini_text();
+    text.append("[other]\na=1\n").append(section).append("task_name=a\nprompt_lenght=3\n");
+    const Job job = read_job(Ini::parse(text, "run.ini"), 1);
+    ASSERT_EQ(job.warnings.size(), 1u) << section;
+    EXPECT_TRUE(job.warnings[0].ends_with("prompt_lenght is no key that this program reads, so it does nothing")) << job.warnings[0];
+  }
   EXPECT_TRUE(read_job(Ini::parse(ini_text(), "run.ini"), 1).warnings.empty());
+}
+
+TEST(Example, WhatIsOfSamplingAloneIsAWarningWithBeams) {
+  const auto warnings = [](const std::string& keys) {
+    std::string text = ini_text();
+    for (const char* key : {"beam_width=", "top_k=", "top_p=", "temperature="})
+      if (const size_t at = text.find(key); at != std::string::npos) text.erase(at, text.find('\n', at) + 1 - at);
+    text.insert(text.find("[request]\n") + 10, keys);
+    return read_job(Ini::parse(text, "run.ini"), 1).warnings.size();
+  };
+  EXPECT_EQ(warnings("beam_width=3\ntop_k=1\ntop_p=0\ntemperature=1\n"), 0u);
+  EXPECT_EQ(warnings("beam_width=3\ntop_k=1\ntop_p=0\ntemperature=0.5\n"), 1u);
+  EXPECT_EQ(warnings("beam_width=3\ntop_k=0\ntop_p=0.9\ntemperature=1\n"), 1u);
+  EXPECT_EQ(warnings("beam_width=1\ntop_k=4\ntop_p=0.9\ntemperature=0.5\n"), 0u);
 }
 
 TEST(Example, TheShapeOfRandomWeightsIsTheInisForEveryRotarySize) {

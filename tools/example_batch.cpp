@@ -82,7 +82,7 @@ Batch make_batch(const Ini& ini, Job& job, const Input& input, const EngineInfo&
   for (size_t i = 0; i < rows; ++i) {
     const TaskInfo* const task = task_of(i);  // FasterTransformer's: the tasks in turn
     batch.tasks.push_back(task ? task->name : "");
-    if (task && task->type == PromptType::tuning)
+    if (task && task->length > 0 && task->type == PromptType::tuning)
       std::erase_if(batch.shown[i], [&](int32_t id) { return id >= info.prompt_learning_start_id; });
   }
   return batch;

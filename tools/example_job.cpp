@@ -103,6 +103,10 @@ SamplingParams read_sampling(const Ini& ini, Job& job) {
     if (p.beam_width == 1 && ini.number_or(kRequest, key, 0) != 0)
       job.warnings.push_back(concat(ini.file(), ": [", kRequest, "] ", key, " is of beam search, so it does nothing with beam_width 1"));
   }
+  const bool filtered = p.top_k > 1 || (top_p > 0 && top_p < 1);  // top_k=1 is what FasterTransformer's ini has
+  if (p.beam_width > 1 && p.temperature != 0 && (p.temperature != 1 || filtered))
+    job.warnings.push_back(concat(ini.file(), ": [", kRequest,
+                                  "] temperature, top_k and top_p are of sampling, so they do nothing with beam_width ", p.beam_width));
   return p;
 }
 
@@ -187,6 +191,9 @@ Job read_job(const Ini& ini, int world) {
                    "top_p_reset_ids", "start_ids_file", "bad_words_file", "stop_words_file"},
                   job);
   warn_of_unknown(ini, job.model_name, {"start_id", "end_id", "prompt_learning_start_id", "prompt_learning_type", "num_tasks"}, job);
+  for (size_t k = 0; k < ini.sections().size(); ++k)
+    for (const std::string& section : {concat("task_", k), concat(job.model_name, "_task_", k)})
+      warn_of_unknown(ini, section, {"task_name", "prompt_length"}, job);
   return job;
 }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from neoxnative.tokenizer import open_tokenizer
 
 DEFAULT = "../models/20B_tokenizer.json"
+LARGEST_ID = 2**31 - 1
 
 
 def parse(lines):
@@ -21,7 +22,10 @@ def parse(lines):
         words = [word.strip() for word in line.strip().rstrip(",").split(",")] if "," in line else line.split()
         if not all(word.isascii() and word.isdigit() for word in words):
             return None
-        rows.append([int(word) for word in words])
+        ids = [int(word) for word in words]
+        if any(i > LARGEST_ID for i in ids):
+            return None
+        rows.append(ids)
     return rows
 
 

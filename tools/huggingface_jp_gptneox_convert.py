@@ -12,8 +12,8 @@ from neoxnative.convert.prompts import open_prompt
 
 
 def convert(args):
-    if args.infer_gpu_num % args.trained_gpu_num:
-        message = f"infer_gpu_num is {args.infer_gpu_num}, expected a multiple of trained_gpu_num {args.trained_gpu_num}"
+    if args.trained_gpu_num < 1 or args.infer_gpu_num % args.trained_gpu_num:
+        message = f"infer_gpu_num is {args.infer_gpu_num}, expected a multiple of trained_gpu_num {args.trained_gpu_num}, 1 or more"
         raise ValueError(message)
     source = open_jp_source(args.in_file)
     files = [file for file in (args.prompt_in_file_list or "").split(",") if file]

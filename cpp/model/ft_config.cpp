@@ -1,30 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/ft_config.h"
 
+#include <algorithm>
 #include <charconv>
 #include <filesystem>
 #include <map>
 
 #include "base/check.h"
 #include "base/file.h"
-#include "base/ini.h"
 
 namespace neox {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string model_section(const Ini& ini) {
-  if (ini.has("gptneox", "head_num")) return "gptneox";
-  std::string found;
-  for (const std::string& section : ini.sections()) {
-    if (!ini.has(section, "head_num")) continue;
-    require(found.empty(), ini.file(), ": [", found, "] and [", section, "] both have head_num, expected one model, in [gptneox]");
-    found = section;
-  }
-  require(!found.empty(), ini.file(), ": no section has head_num, expected [gptneox] with the model's sizes");
-  return found;
-}
 
 /// One section whose values are checked.
 struct Keys {
@@ -47,15 +35,34 @@ struct Keys {
   }
 };
 
-std::string read_dtype(const Keys& keys) {
-  const std::string name = keys.ini.text_or(keys.section, "weight_data_type", "fp32");
-  if (name == "fp32") return "float32";
-  if (name == "fp16") return "float16";
-  if (name == "bf16") return "bfloat16";
-  keys.ini.reject(keys.section, "weight_data_type", "fp32, fp16 or bf16");
+std::vector<int32_t> read_eos(const Keys& keys, const std::string& folder, int32_t vocab_size) {
+  std::vector<int32_t> all = generation_eos(folder, vocab_size);
+  if (!all.empty() && !keys.has("end_id")) return all;
+  const int32_t end = keys.integer("end_id", -1, vocab_size - 1);
+  if (std::find(all.begin(), all.end(), end) != all.end()) return all;
+  return end < 0 ? std::vector<int32_t>{} : std::vector{end};
 }
 
 }  // namespace
+
+std::string model_section(const Ini& ini) {
+  if (ini.has("gptneox", "head_num")) return "gptneox";
+  std::string found;
+  for (const std::string& section : ini.sections()) {
+    if (!ini.has(section, "head_num")) continue;
+    require(found.empty(), ini.file(), ": [", found, "] and [", section, "] both have head_num, expected one model, in [gptneox]");
+    found = section;
+  }
+  return found.empty() ? "gptneox" : found;
+}
+
+std::string weight_data_type(const Ini& ini) {
+  const std::string section = model_section(ini), name = ini.text_or(section, "weight_data_type", "fp32");
+  if (name == "fp32") return "float32";
+  if (name == "fp16") return "float16";
+  if (name == "bf16") return "bfloat16";
+  ini.reject(section, "weight_data_type", "fp32, fp16 or bf16");
+}
 
 int32_t ft_ranks(const std::string& name) {
   int32_t n = 0;
@@ -81,6 +88,7 @@ std::string model_folder(const std::string& path, int32_t ranks) {
 ModelConfig read_ft_config(const std::string& folder) {
   const Ini ini = Ini::read(folder + "/config.ini");
   const Keys keys{ini, model_section(ini)};
+  require(keys.has("head_num"), ini.file(), ": no section has head_num, expected [gptneox] with the model's sizes");
   ModelConfig c;
   c.num_hidden_layers = keys.integer(keys.has("num_layer") ? "num_layer" : "decoder_layers", 1, kMaxLayers);
   c.num_attention_heads = keys.integer("head_num", 1, kMaxHeads);
@@ -97,9 +105,8 @@ ModelConfig read_ft_config(const std::string& folder) {
   c.rotary_base = keys.number("rotary_emb_base", 10000, 1, 1e300);
   c.hidden_act = ini.text_or(keys.section, "hidden_act", "gelu_new");
   c.act = act_named(c.hidden_act, ini.file());
-  c.eos_token_ids = generation_eos(folder, c.vocab_size);
-  if (c.eos_token_ids.empty()) c.eos_token_ids = {keys.integer("end_id", 0, c.vocab_size - 1)};
-  c.dtype = read_dtype(keys);
+  c.eos_token_ids = read_eos(keys, folder, c.vocab_size);
+  c.dtype = weight_data_type(ini);
   return c;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 #include <string>
 
+#include "base/ini.h"
 #include "model/config.h"
 
 namespace neox {
@@ -17,9 +18,15 @@ bool is_ft_folder(const std::string& folder);
 /// `ranks` if there is one, else that of the smallest N.
 std::string model_folder(const std::string& path, int32_t ranks);
 
-/// Reads config.ini: section [gptneox], or the only one with head_num. FasterTransformer's keys, and some of our own that it does not know:
-/// hidden_act (else gelu_new, FasterTransformer's only one), layernorm_eps, rotary_emb_base, max_position_embeddings (else 2048). EOS ids
-/// are generation_config.json's where there is one, else end_id. Throws Error naming file, line, key, what was expected and found.
+/// The section of a config.ini that describes the model: [gptneox], or the only other one with head_num.
+std::string model_section(const Ini& ini);
+
+/// The type of the weights in a folder whose config.ini does not say: fp32. Throws Error(invalid) naming file, line and value.
+std::string weight_data_type(const Ini& ini);
+
+/// Reads config.ini. FasterTransformer's keys, and some of our own that it does not know: hidden_act (else gelu_new, FasterTransformer's
+/// only one), layernorm_eps, rotary_emb_base, max_position_embeddings (else 2048). end_id ends a text, with generation_config.json's EOS
+/// ids where it is one of them; -1 = nothing does. Throws Error naming file, line, key, what was expected and found.
 ModelConfig read_ft_config(const std::string& folder);
 
 }  // namespace neox

@@ -9,6 +9,7 @@
 #include "base/dtype.h"
 #include "base/file.h"
 #include "base/ini.h"
+#include "model/ft_config.h"
 
 namespace neox {
 namespace {
@@ -104,8 +105,9 @@ int32_t table_rows(const PromptLearning& prompts) {
   return rows;
 }
 
-PromptLearning read_prompt_learning(const std::string& path, const std::string& section, const std::string& folder) {
+PromptLearning read_prompt_learning(const std::string& path, const std::string& named, const std::string& folder) {
   const Ini ini = Ini::read(path);
+  const std::string section = named.empty() ? model_section(ini) : named;
   PromptLearning prompts;
   const int32_t type = ini.integer_or(section, "prompt_learning_type", 0), tasks = ini.integer_or(section, "num_tasks", 0);
   if (type < 0 || type > 3) ini.reject(section, "prompt_learning_type", "0 (none), 1 (soft), 2 (prefix) or 3 (p/prompt-tuning)");
@@ -115,19 +117,15 @@ PromptLearning read_prompt_learning(const std::string& path, const std::string& 
     prompts.start_id = ini.integer(section, "prompt_learning_start_id");
     if (prompts.start_id < 0) ini.reject(section, "prompt_learning_start_id", "an id, 0 or more");
   }
-  std::string dtype = "fp32";
-  if (const std::string config = folder + "/config.ini"; file_exists(config)) {
-    const Ini files = Ini::read(config);
-    dtype = files.text_or("gptneox", "weight_data_type", dtype);
-    if (dtype != "fp32" && dtype != "fp16" && dtype != "bf16") files.reject("gptneox", "weight_data_type", "fp32, fp16 or bf16");
-  }
+  const std::string config = folder + "/config.ini";
+  const std::string dtype = file_exists(config) ? weight_data_type(Ini::read(config)) : "float32";
   for (int32_t k = 0; k < tasks; k++) {
     const std::string own = concat("task_", k), longer = concat(section, "_", own), in = ini.has(longer, "task_name") ? longer : own;
     PromptTask task{.name = ini.text(in, "task_name"), .type = type == 2 ? PromptType::prefix : PromptType::tuning};
     task.length = ini.integer_or(in, "prompt_length", 0);
     if (task.length < 0) ini.reject(in, "prompt_length", "0 or more");
     task.folder = folder;
-    task.file_dtype = dtype == "fp32" ? "float32" : dtype == "fp16" ? "float16" : "bfloat16";
+    task.file_dtype = dtype;
     prompts.tasks.push_back(std::move(task));
   }
   return prompts;

@@ -243,7 +243,9 @@ cdef class Engine:
         if task_folder is not None:
             ini, folder = task_folder + "/config.ini", task_folder
             with nogil:
-                c.prompt_learning = neox.read_prompt_learning(ini, string(b"gptneox"), folder)
+                c.prompt_learning = neox.read_prompt_learning(ini, string(), folder)
+            if c.prompt_learning.tasks.empty():
+                raise ValueError(f"{task_folder}/config.ini has no tasks of learned prompts, expected prompt_learning_type 2 or 3, and num_tasks")
         _fill_tasks(c.prompt_learning, tasks)
         c.model, c.model_config, c.gemm_config, c.deterministic = model, model_config, gemm_config, deterministic
         c.load_format, c.device, c.isa = _text("load_format", load_format), _text("device", device), _text("isa", isa)
@@ -300,6 +302,8 @@ cdef class Engine:
         return request_id
 
     def cancel(self, request_id):
+        if not 0 <= request_id < 2**64:
+            return
         cdef uint64_t c = request_id
         with nogil:
             self.engine.get().cancel(c)

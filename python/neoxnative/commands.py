@@ -132,6 +132,8 @@ def print_report(report: Report, seconds: float) -> None:
     if report.left_out:
         names = ", ".join(report.left_out[:5]) + (", ..." if len(report.left_out) > 5 else "")
         print(f"neoxnative: warning: {len(report.left_out)} tensors that a GPT-NeoX model has not were left out: {names}", file=sys.stderr)
+    for warning in report.warnings:
+        print(f"neoxnative: warning: {warning}", file=sys.stderr)
     print(f"wrote {report.folder}, {report.bytes / 1e9:.3f} GB in {seconds:.1f} s")
 
 

@@ -105,7 +105,7 @@ def read_call(
     parts = read_row_prompts(
         len(rows), info, prompt_learning_task_name_ids, request_prompt_embedding, request_prompt_lengths, request_prompt_type
     )
-    tuning = {task.name for task in info.tasks if task.type == "tuning"}
+    tuning = {task.name for task in info.tasks if task.type == "tuning" and task.length > 0}
     given = [
         [token for token in ids[:own] if part.get("task") not in tuning or token < info.prompt_learning_start_id]
         for (ids, own), part in zip(rows, parts)
@@ -153,6 +153,9 @@ def _read_params(
     made = []
     for i in range(rows):
         row = {name: column[i] for name, column in columns.items()}
+        row["min_tokens"] = min(row["min_tokens"], max(row["max_tokens"], 0))  # more than there are bans EOS throughout
+        if row["top_p_reset_id"] == 2**32 - 1:  # -1 in FasterTransformer's type, uint32
+            row["top_p_reset_id"] = -1
         if top_k[i] == 0 and top_p[i] == 0:
             if log_probs == "after":
                 top_k[i] = 1  # greedy, of a distribution that temperature has shaped

@@ -201,6 +201,18 @@ def test_several_eos_ids_and_the_tokenizer_come_along(tmp_path):
     assert "end_id = 5\n" in (tmp_path / "1-gpu/config.ini").read_text()
 
 
+@pytest.mark.parametrize("to", (to_ft, to_hf))
+@pytest.mark.parametrize(("eos", "generation"), ((None, None), (0, None), (0, 7), ([5, 7], None), (None, 5)))
+def test_what_ends_a_text_is_the_same_in_every_format(to, eos, generation, tmp_path):
+    models.write(PARALLEL, tmp_path / "hf", eos_token_id=eos)
+    if generation is not None:
+        (tmp_path / "hf/generation_config.json").write_text(json.dumps({"eos_token_id": generation}))
+    report = to(tmp_path / "hf", tmp_path / "out")
+    expected = Engine(tmp_path / "hf", device="cpu").info.eos_token_ids
+    assert Engine(tmp_path / "out", device="cpu").info.eos_token_ids == expected
+    assert report.warnings == (["no end-of-text id is known: end_id is -1, which ends no text"] if to is to_ft and not expected else [])
+
+
 # The scripts
 
 
@@ -262,6 +274,12 @@ def test_a_script_tells_an_error_in_one_line_and_leaves_nothing(folder_of, tmp_p
     assert done.returncode == 1 and "lm_head.bias is not zero" in done.stderr and not (tmp_path / "b").exists()
     done = script("huggingface_jp_gptneox_convert.py", "-o", tmp_path / "b", "-i", old, "-i_g", 4, "-t_g", 3, "-m_n", "x", check=False)
     assert "infer_gpu_num is 4, expected a multiple of trained_gpu_num 3" in done.stderr
+    done = script("huggingface_jp_gptneox_convert.py", "-o", tmp_path / "b", "-i", old, "-i_g", 4, "-t_g", 0, "-m_n", "x", check=False)
+    assert "expected a multiple of trained_gpu_num 0, 1 or more" in done.stderr and "Traceback" not in done.stderr
+    done = script(
+        "huggingface_gptneox_convert.py", "-o", tmp_path / "a", "-i", folder_of(PARALLEL), "-i_g", 1, "-m_n", "x", "-p", -2, check=False
+    )
+    assert done.stderr == "error: the number of threads is -2, expected 1 or more\n" and not (tmp_path / "a/1-gpu").exists()
 
 
 def test_prefix_prompts_are_cut_by_heads(tmp_path):
@@ -288,6 +306,9 @@ def test_prefix_prompts_are_cut_by_heads(tmp_path):
     models.write_safetensors(tmp_path / "prefix_prompt.bad.weight", {"prompt": np.zeros(257, np.float32)})
     with pytest.raises(ValueError, match="holds 257 values, expected a multiple of 256"):
         open_prompt(tmp_path / "prefix_prompt.bad.weight", source.shape)
+    with pytest.raises(ValueError, match=r"two tasks have the name 'task1', expected one each: .*task1\.weight and .*task1\.weight"):
+        to_ft(source, tmp_path / "twice", prompts=[*files, open_prompt(files[1].path, source.shape)])
+    assert not (tmp_path / "twice").exists()
 
 
 @pytest.mark.parametrize("name, task", (("prefix_prompt.task0.weight", "task0"), ("model.prefix_prompt.qa.weight.0.bin", "qa"),

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prompts that were learned, by the ini's keys: FasterTransformer's files beside the checkpoint, its tasks in turn."""
 
+import numpy as np
 import pytest
 
 import models
 import prompt_cases
 from example import INSTANCE, MODEL, REQUEST, Job
 from neoxnative import Engine, SamplingParams
+from neoxnative.convert import to_ft
 
 SHAPE = prompt_cases.MODELS[1]
 PREFIXES, TABLES = ("short", "none", "long"), ("tuned", "none", "other")
@@ -86,6 +88,31 @@ def test_ids_from_the_start_id_on_are_virtual_tokens_and_not_in_out(tmp_path, ch
     assert f"start_ids.csv:1: expected ids below {SHAPE.vocab + 9}, where task tuned's virtual tokens end" in job.fails()
     job.prompts([5], [SHAPE.vocab], *PROMPTS[2:])
     assert f"start_ids.csv:2: expected ids below the vocabulary's {SHAPE.vocab}, found {SHAPE.vocab}" in job.fails()
+
+
+def test_a_task_without_a_prompt_takes_no_ids_for_virtual_ones(tmp_path, checkpoint):
+    job = make_job(tmp_path, checkpoint, 3, TABLES)
+    job.set(MODEL, prompt_learning_start_id=SHAPE.vocab - 9)
+    prompts = [[i % 99 for i in ids] for ids in PROMPTS]
+    prompts[1] = [SHAPE.vocab - 1, SHAPE.vocab - 2, 7]
+    job.prompts(*prompts)
+    job.succeeds()
+    assert job.out()[1] == expected(checkpoint, TABLES, prompts)[1]
+
+
+def test_the_files_type_is_that_of_the_folders_model_whatever_its_section(tmp_path, checkpoint):
+    to_ft(checkpoint, tmp_path, dtype="float16")
+    folder = tmp_path / "1-gpu"
+    (folder / "config.ini").write_text((folder / "config.ini").read_text().replace("[gptneox]", "[another]"))
+    for name, values in prompt_cases.tasks(SHAPE).items():
+        if name in TABLES and values is not None:
+            values.astype(np.float16).tofile(folder / f"model.prompt_table.{name}.weight.bin")
+    job = make_job(tmp_path, folder, 3, TABLES)
+    job.succeeds()
+    job.set(INSTANCE, model_dir=checkpoint)
+    half = job.out()
+    job.succeeds()
+    assert sum(a == b for a, b in zip(half, job.out(), strict=True)) >= 3  # rounding may turn one
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 """FasterTransformer's folders, written here by arithmetic of the tests' own, as the engine reads them."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import models
 import reference
 from models import Model
 from neoxnative import Engine, _core
+from neoxnative.convert import to_ft, to_hf
 
 # FasterTransformer's only activation, and sizes that it would have had too.
 PARALLEL = Model(seed=3, heads=4, head_dim=16, intermediate=96, max_positions=64, hidden_act="gelu_new")
@@ -83,6 +85,21 @@ def test_a_folder_without_keys_of_ours_has_fasters_constants(tmp_path):
     assert info.eos_token_ids == [5] and info.attention_bias and not info.tied_embedding
 
 
+@pytest.mark.parametrize(
+    ("end_id", "generation", "expected"),
+    [(5, None, [5]), (5, [5, 7], [5, 7]), (5, [7, 5], [7, 5]), (6, [5, 7], [6]), (-1, None, []), (-1, 5, []), (5, [], [5]), (None, 7, [7])],
+)
+def test_end_id_ends_a_text_with_the_ids_that_it_is_among(end_id, generation, expected, tmp_path):
+    folder = checkpoints.write_ft(PARALLEL, tmp_path, 1, end_id=end_id)
+    if generation is not None:
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": generation}))
+    assert Engine(folder, device="cpu").info.eos_token_ids == expected
+    if end_id is not None:
+        for to in (to_ft, to_hf):  # in either format the same ones do
+            to(folder, tmp_path / to.__name__)
+            assert sorted(Engine(tmp_path / to.__name__, device="cpu").info.eos_token_ids) == sorted(expected)
+
+
 QKV = "model.layers.1.attention.query_key_value.weight.1.bin"
 
 
@@ -117,7 +134,7 @@ def test_every_kind_of_file_is_needed(name, tmp_path):
     ({"use_gptj_residual": 0}, FileNotFoundError, r"attention\.dense\.bias\.bin is missing"),
     ({"hidden_act": "mish"}, NotImplementedError, "hidden_act is 'mish'"),
     ({"rotary_embedding": 17}, ValueError, "rotary_embedding: expected 0 to 16"),
-    ({"end_id": 131}, ValueError, "end_id: expected 0 to 130"),
+    ({"end_id": 131}, ValueError, "end_id: expected -1 to 130"),
     ({"layernorm_eps": 0}, ValueError, "layernorm_eps: expected a number above 0"),
 ))  # fmt: skip
 def test_a_config_that_cannot_be_is_told_with_its_key(keys, error, message, tmp_path):

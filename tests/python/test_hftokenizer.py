@@ -85,6 +85,10 @@ def test_ids_are_text_when_they_are_to_be_tokenized_and_text_is_never_detokenize
     assert tool("12 13\nHello 12") == tool("12 13\nHello 12", "--action", "tokenize")  # one line of text makes all of it text
 
 
+def test_digits_that_are_no_id_are_text(tool):
+    assert tool("4915123456789\n") == tool("4915123456789\n", "--action", "tokenize")
+
+
 def test_a_missing_tokenizer_is_told(tool, tmp_path):
     done = tool("x", tokenizer=tmp_path / "none.json", check=False)
     assert done.returncode == 1 and "none.json is not a file: expected a tokenizer.json" in done.stderr

@@ -9,6 +9,7 @@ import models
 import prompt_cases
 from conftest import DATA
 from neoxnative import Engine, SamplingParams
+from neoxnative.convert import to_ft, to_hf
 
 ERROR = 1e-4
 CASES = [prompt_cases.cases(model) for model in prompt_cases.MODELS]
@@ -235,6 +236,41 @@ def test_fastertransformers_files_are_their_arrays_on_any_number_of_ranks(folder
     assert len({tuple(outputs[0].token_ids) for outputs in made[0]}) == 3
 
 
+@pytest.mark.parametrize(("kind", "names"), [(2, ("short", "none", "long")), (3, ("other", "none", "tuned"))])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_models_prompts_are_converted_with_it(folder_of, tmp_path, kind, names, dtype):
+    write_ft_files(tmp_path, kind, {name: TASKS[name] for name in names}, 2, dtype)
+    prompts_ini = (tmp_path / "config.ini").read_text()
+    to_ft(folder_of(MODEL), tmp_path / "model", ranks=2, dtype={"fp32": "float32", "bf16": "bfloat16"}[dtype])
+    folder = tmp_path / "model/2-gpu"
+    ini = (folder / "config.ini").read_text().replace("[gptneox]", f"[jp]\nnum_tasks = 3\nprompt_learning_type = {kind}")
+    (folder / "config.ini").write_text(ini + prompts_ini[prompts_ini.index("[task_0]") :])
+    for file in tmp_path.glob("*.bin"):
+        file.rename(folder / file.name)
+    assert to_ft(folder, tmp_path / "again").warnings == []
+    made = []
+    for given in (folder, tmp_path / "again/1-gpu"):
+        engine = Engine(given, device="cpu", prompt_learning=given)
+        assert [(task.name, task.type) for task in engine.info.tasks] == [(name, "prefix" if kind == 2 else "tuning") for name in names]
+        made.append([engine.generate({"prompt_token_ids": IDS, "task": name}, GREEDY)[0].outputs for name in names])
+    assert made[0] == made[1]
+    assert to_hf(folder, tmp_path / "hf").warnings == [f"the learned prompts of {', '.join(names)} have no place there"]
+    file = next(folder.glob(f"model.prompt_table.{names[0]}.*" if kind == 3 else f"model.prefix_prompt.{names[0]}.weight.1.bin"))
+    file.write_bytes(file.read_bytes()[:-2])
+    with pytest.raises(ValueError, match=rf"{file.name} has {file.stat().st_size} bytes, expected {file.stat().st_size + 2}"):
+        to_ft(folder, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+
+
+def test_a_tuning_task_without_a_prompt_takes_no_ids_for_virtual_ones(folder_of):
+    engine = Engine(folder_of(MODEL), device="cpu", prompt_learning={"none": None, "other": TASKS["other"]})
+    assert [task.type for task in engine.info.tasks] == ["tuning", "tuning"]
+    ids = np.array([[MODEL.vocab - 1, MODEL.vocab - 2, 7, 9]])
+    out = engine.generate_ids(ids, request_output_len=3, prompt_learning_task_name_ids=[0])
+    assert out.output_ids[0, 0, :4].tolist() == ids[0].tolist()
+    assert out.sequence_length.tolist() == [[7]]
+
+
 BAD_PROMPTS = [
     ({"prompt_token_ids": IDS, "task": "lost"}, "task is 'lost', expected one of 'short', 'tuned', 'page', 'none', 'other', 'long'"),
     ({"prompt_token_ids": [1, MODEL.vocab]}, f"token 1 is {MODEL.vocab}, expected 0 to {MODEL.vocab - 1}$"),
@@ -320,6 +356,11 @@ def test_files_that_are_missing_or_of_another_size_are_named(folder_of, tmp_path
         Engine(folder_of(MODEL), device="cpu", prompt_learning=tmp_path)
     ini = tmp_path / "config.ini"
     good = ini.read_text()
+    ini.write_text(good.replace("prompt_learning_type=2", "prompt_learning_type=0"))
+    with pytest.raises(
+        ValueError, match=r"config\.ini has no tasks of learned prompts, expected prompt_learning_type 2 or 3, and num_tasks"
+    ):
+        Engine(folder_of(MODEL), device="cpu", prompt_learning=tmp_path)
     for old, new, message in [
         ("prompt_learning_type=2", "prompt_learning_type=4", r"config\.ini:4: \[gptneox\] prompt_learning_type: expected 0 \(none\), 1"),
         ("weight_data_type=fp32", "weight_data_type=int8", "weight_data_type: expected fp32, fp16 or bf16, found 'int8'"),

@@ -110,6 +110,13 @@ def test_beams_come_best_first(engine):
         np.testing.assert_allclose(out.cum_log_probs[i], [made.cumulative_logprob for made in want.outputs], rtol=1e-6)
 
 
+def test_fastertransformers_never_and_a_least_length_beyond_the_longest_are_taken(engine):
+    how = {"request_output_len": [2, 4, 6, 8], "runtime_top_p": 0.9}
+    out = engine.generate_ids(IDS, LENGTHS, **how, min_length=6, top_p_reset_ids=np.full(4, -1, np.int32).astype(np.uint32))
+    want = engine.generate_ids(IDS, LENGTHS, **how, min_length=[2, 4, 6, 6], top_p_reset_ids=-1)
+    assert out.output_ids.tolist() == want.output_ids.tolist()
+
+
 def test_an_empty_row_begins_with_start_id_which_is_left_out(engine):
     out = engine.generate_ids(np.zeros((2, 0), int), start_id=7, request_output_len=4)
     want = engine.generate([[7]], SamplingParams(max_tokens=4, temperature=0))[0].outputs[0].token_ids

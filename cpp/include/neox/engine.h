@@ -39,9 +39,10 @@ struct PromptLearning {
   std::vector<PromptTask> tasks;  // FasterTransformer's number of a task is its place here
   int32_t start_id = -1;          // a request's ids from here on are rows of its tuning task's table; -1 = from the vocabulary's size on
 };
-/// FasterTransformer's keys of an ini file: prompt_learning_type, prompt_learning_start_id and num_tasks in `section`, task_name and
-/// prompt_length in [<section>_task_<k>] or [task_<k>]. `folder` has the tasks' files, and a config.ini that tells their weight_data_type.
-/// Nothing where prompt_learning_type is 0 (none) or 1 (soft prompts, which requests bring). Throws Error(not_found), Error(invalid).
+/// FasterTransformer's keys of an ini file: prompt_learning_type, prompt_learning_start_id and num_tasks in `section` ("" = the model's, as
+/// in a config.ini: [gptneox], or the only other one with head_num), task_name and prompt_length in [<section>_task_<k>] or [task_<k>].
+/// `folder` has the tasks' files, and a config.ini that tells their weight_data_type. Nothing where prompt_learning_type is 0 (none) or 1
+/// (soft prompts, which requests bring). Throws Error(not_found), Error(invalid).
 NEOX_API PromptLearning read_prompt_learning(const std::string& ini, const std::string& section, const std::string& folder);
 
 struct EngineConfig {

@@ -129,6 +129,8 @@ class _Budget:
 
 def run(jobs: Sequence[Job], folder: Path, *, threads: int | None, text: str) -> None:
     """Runs all jobs, with a bar on a terminal. The first error, in which the tensor is named, ends them all."""
+    if threads is not None and threads < 1:
+        raise ValueError(f"the number of threads is {threads}, expected 1 or more")
     total, done = sum(job.bytes for job in jobs), 0
     budget, guard = _Budget(), threading.Lock()
     failed = threading.Event()

@@ -6,6 +6,7 @@ import configparser
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from .values import FT_NAMES
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a GPT-NeoX model. rotary: dimensions of each head that turn; start_id, end_id: BOS and the first EOS."""
+    """Of a GPT-NeoX model. rotary: dimensions of each head that turn; start_id: BOS; end_ids: EOS, or none."""
 
     layers: int
     heads: int
@@ -56,7 +57,6 @@ def shape_of_config(config: Mapping[str, Any], where: str) -> Shape:
         if kind != "default":
             raise NotImplementedError(f"{where}: {key}: rope_type is {kind!r}, expected default (no scaling)")
         fraction, base = rope.get("partial_rotary_factor", fraction), rope.get("rope_theta", base)
-    ends = config.get("eos_token_id")
     return Shape(
         layers=size("num_hidden_layers"),
         heads=heads,
@@ -70,10 +70,16 @@ def shape_of_config(config: Mapping[str, Any], where: str) -> Shape:
         rotary_base=float(base),
         positions=int(config.get("max_position_embeddings", 2048)),
         start_id=_first(config.get("bos_token_id"), 0),
-        end_ids=tuple(ends) if isinstance(ends, Sequence) and ends else (_first(ends, 2),),
+        end_ids=eos_ids(config),
         attention_bias=bool(config.get("attention_bias", True)),
         tied=bool(config.get("tie_word_embeddings", False)),
     )
+
+
+def eos_ids(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """Of config.json or generation_config.json."""
+    ids = config.get("eos_token_id")
+    return () if ids is None else tuple(ids) if isinstance(ids, Sequence) else (int(ids),)
 
 
 def _first(ids: Any, otherwise: int) -> int:
@@ -104,13 +110,20 @@ def config_of_shape(shape: Shape, dtype: str) -> dict[str, Any]:
         "attention_bias": shape.attention_bias,
         "tie_word_embeddings": shape.tied,
         "bos_token_id": shape.start_id,
-        "eos_token_id": shape.end_ids[0] if len(shape.end_ids) == 1 else list(shape.end_ids),
+        "eos_token_id": eos_field(shape.end_ids),
         "torch_dtype": dtype,
     }
 
 
-def ini_of_shape(shape: Shape, *, model_name: str, dtype: str, prompts: Sequence[tuple[str, int]] = ()) -> str:
-    """config.ini: FasterTransformer's keys, then those that it does not know. prompts: name and length of each task's prefix prompt."""
+def eos_field(ids: Sequence[int]) -> int | list[int] | None:
+    """As HuggingFace's files have it."""
+    return None if not ids else ids[0] if len(ids) == 1 else list(ids)
+
+
+def ini_of_shape(
+    shape: Shape, *, model_name: str, dtype: str, prompt_keys: Mapping[str, str], sections: Mapping[str, Mapping[str, str]]
+) -> str:
+    """config.ini: FasterTransformer's keys, then those that it does not know. prompt_keys, sections: of learned prompts."""
     ini = configparser.ConfigParser(interpolation=None)
     ini["gptneox"] = {
         "model_name": model_name,
@@ -121,40 +134,45 @@ def ini_of_shape(shape: Shape, *, model_name: str, dtype: str, prompts: Sequence
         "rotary_embedding": str(shape.rotary),
         "vocab_size": str(shape.vocab),
         "start_id": str(shape.start_id),
-        "end_id": str(shape.end_ids[0]),
+        "end_id": str(shape.end_ids[0] if shape.end_ids else -1),
         "use_gptj_residual": str(int(shape.parallel)),
         "weight_data_type": FT_NAMES[dtype],
-        **({"num_tasks": str(len(prompts)), "prompt_learning_type": "2"} if prompts else {}),
+        **prompt_keys,
         "hidden_act": shape.hidden_act,
         "layernorm_eps": repr(shape.eps),
         "rotary_emb_base": repr(shape.rotary_base),
         "max_position_embeddings": str(shape.positions),
     }
-    for i, (name, length) in enumerate(prompts):
-        ini[f"task_{i}"] = {"task_name": name, "prompt_length": str(length)}
+    ini.read_dict(sections)
     text = io.StringIO()
     ini.write(text)
     return text.getvalue()
 
 
-def shape_of_ini(file: Path) -> tuple[Shape, str]:
-    """The shape and the weights' type that config.ini tells, as the engine reads it."""
+def read_ini(file: Path) -> tuple[configparser.ConfigParser, str]:
+    """config.ini, and its section that describes the model."""
     ini = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=(";", "#"), strict=False)
     ini.read_string(file.read_text(encoding="utf-8"))
     section = "gptneox" if ini.has_section("gptneox") else next((name for name in ini.sections() if "head_num" in ini[name]), None)
     if section is None:
         raise ValueError(f"{file}: no section has head_num, expected [gptneox] with the model's sizes")
-    keys = ini[section]
+    return ini, section
 
-    def number(key: str, otherwise: int | None = None) -> int:
-        text = keys.get(key)
-        if text is None and otherwise is not None:
-            return otherwise
-        try:
-            return int(text or "", 0)
-        except ValueError:
-            raise ValueError(f"{file}: [{section}] {key} is {text!r}, expected an integer") from None
 
+def ini_integer(file: Path, ini: configparser.ConfigParser, section: str, key: str, otherwise: int | None = None) -> int:
+    text = ini[section].get(key)
+    if text is None and otherwise is not None:
+        return otherwise
+    try:
+        return int(text or "", 0)
+    except ValueError:
+        raise ValueError(f"{file}: [{section}] {key} is {text!r}, expected an integer") from None
+
+
+def shape_of_ini(file: Path) -> tuple[Shape, str]:
+    """The shape and the weights' type that config.ini tells, as the engine reads it."""
+    ini, section = read_ini(file)
+    keys, number = ini[section], partial(ini_integer, file, ini, section)
     heads, head_dim = number("head_num"), number("size_per_head")
     types = {name: dtype for dtype, name in FT_NAMES.items()}
     stored = keys.get("weight_data_type", "fp32")
@@ -173,7 +191,7 @@ def shape_of_ini(file: Path) -> tuple[Shape, str]:
         rotary_base=float(keys.get("rotary_emb_base", "10000")),
         positions=number("max_position_embeddings", 2048),
         start_id=number("start_id", 0),
-        end_ids=(number("end_id"),),
+        end_ids=() if number("end_id") == -1 else (number("end_id"),),
         attention_bias=True,
         tied=False,
     )

@@ -7,6 +7,7 @@ import os
 import re
 import threading
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from .. import _core
 from . import eleutherai
-from .shape import Shape, config_of_shape, shape_of_config, shape_of_ini
+from .shape import Shape, config_of_shape, eos_ids, shape_of_config, shape_of_ini
 from .values import ITEM_BYTES, Array
 
 EMBEDDING, HEAD, HEADS = "gpt_neox.embed_in.weight", "embed_out.weight", ("lm_head.weight", "embed_out.weight")
@@ -131,14 +132,23 @@ def open_source(path: str | os.PathLike[str]) -> Source:
         config = read_config(file)
         if config.get("model_type") != "gpt_neox":
             raise NotImplementedError(f"{file}: model_type is {config.get('model_type')!r}, expected gpt_neox")
-        return Source(folder, shape_of_config(config, str(file)), config)
+        shape = shape_of_config(config, str(file))
+        return Source(folder, replace(shape, end_ids=generation_eos(folder) or shape.end_ids), config)
     if (folder / "config.ini").is_file():
         shape, dtype = shape_of_ini(folder / "config.ini")
+        if set(shape.end_ids) <= (others := set(generation_eos(folder))) and shape.end_ids:
+            shape = replace(shape, end_ids=(*shape.end_ids, *sorted(others - set(shape.end_ids))))
         return Source(folder, shape, config_of_shape(shape, dtype))
     if not _core.training_step(folder):
         raise FileNotFoundError(f"{folder} has neither config.json nor config.ini, nor a training's layer files: expected a checkpoint")
     config = eleutherai.config(folder)
     return Source(folder, shape_of_config(config, f"{folder}: its yml"), config)
+
+
+def generation_eos(folder: Path) -> tuple[int, ...]:
+    """EOS ids of generation_config.json, which come before config.json's, and add to those of a config.ini that are among them."""
+    file = next((place / "generation_config.json" for place in _places(folder) if (place / "generation_config.json").is_file()), None)
+    return eos_ids(read_config(file)) if file else ()
 
 
 def _places(folder: Path) -> list[Path]:

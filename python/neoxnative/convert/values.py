@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int32": 4, "int64": 8}
+NUMPY_TYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 FT_NAMES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}  # of config.ini and of the scripts' arguments
 SAFETENSORS_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8", "int32": "I32", "int64": "I64"}
 
 
 def type_of(array: Array) -> str:
-    return {"<f4": "float32", "<f2": "float16", "<u2": "bfloat16"}[array.dtype.str]
+    return next(name for name, stored in NUMPY_TYPES.items() if stored == array.dtype.str)
 
 
 def widened(array: Array) -> Array:
